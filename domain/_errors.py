@@ -1,0 +1,80 @@
+"""
+The errors a domain model can meet; `uow.errors` lists them with all the others.
+"""
+
+from attrs import define
+
+__all__ = ["EntityNotFound", "MultipleEntitiesFound", "SpecificationError", "UnitOfWorkError"]
+
+
+class UnitOfWorkError(Exception):
+    """
+    Base of every error of this framework.
+
+    Catch it to catch them all; an application service never has to import a database library for that.
+    """
+
+    @property
+    def transient(self) -> bool:
+        """Whether the same work, done again in a fresh unit, may succeed."""
+        return False
+
+
+@define(slots=False)
+class EntityNotFound(UnitOfWorkError, LookupError):
+    """
+    No entity answers to the key or the specification that was asked for.
+
+    Args:
+        entity: The entity's class.
+
+        key: The key, or the specification in words.
+    """
+
+    entity: type
+    key: object
+
+    def __str__(self) -> str:
+        return (
+            f"Cannot get {self.entity.__name__} {self.key!r}: there is none. "
+            f"Use get_or_none() or first() where a missing one is expected."
+        )
+
+
+@define(slots=False)
+class MultipleEntitiesFound(UnitOfWorkError, LookupError):
+    """
+    `one()` found more than one entity.
+
+    Args:
+        entity: The entity's class.
+
+        criteria: The specification in words.
+    """
+
+    entity: type
+    criteria: object
+
+    def __str__(self) -> str:
+        return (
+            f"Cannot get one {self.entity.__name__} where {self.criteria}: more than one matches. "
+            f"Narrow the specification, or use first() with order_by or list()."
+        )
+
+
+@define(slots=False)
+class SpecificationError(UnitOfWorkError, TypeError):
+    """
+    A specification says something that cannot be traced from a lambda.
+
+    Args:
+        problem: What was found.
+
+        hint: What to write instead.
+    """
+
+    problem: str
+    hint: str
+
+    def __str__(self) -> str:
+        return f"Cannot read the specification: {self.problem}. {self.hint}"
