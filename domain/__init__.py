@@ -1,2 +1,81 @@
-from ._errors import EntityNotFound, MultipleEntitiesFound, SpecificationError, UnitOfWorkError
-__all__ = ["EntityNotFound", "MultipleEntitiesFound", "SpecificationError", "UnitOfWorkError"]
+"""
+What a domain model needs: entities, aggregates and their events, specifications, the repository port.
+"""
+
+from ._aggregates import (
+    Aggregate,
+    Event,
+    Journal,
+    attributes_of,
+    entity,
+    journal_of,
+    key_names_of,
+    version_name_of,
+)
+from ._errors import EntityNotFound, InvalidArgument, MultipleEntitiesFound, SpecificationError, UnitOfWorkError
+from ._expressions import (
+    Attribute,
+    Constant,
+    Expression,
+    Operation,
+    Order,
+    equalities,
+    evaluate,
+    matches,
+    ordered,
+    translate_pattern,
+)
+from ._repositories import Gateway, Lock, Query, Repository, Specification
+from ._specifications import (
+    Symbol,
+    asc,
+    between,
+    desc,
+    is_in,
+    is_null,
+    like,
+    not_,
+    trace,
+    trace_order,
+)
+
+__all__ = [
+    "Aggregate",
+    "Attribute",
+    "Constant",
+    "EntityNotFound",
+    "Event",
+    "Expression",
+    "Gateway",
+    "InvalidArgument",
+    "Journal",
+    "Lock",
+    "MultipleEntitiesFound",
+    "Operation",
+    "Order",
+    "Query",
+    "Repository",
+    "Specification",
+    "SpecificationError",
+    "Symbol",
+    "UnitOfWorkError",
+    "asc",
+    "attributes_of",
+    "between",
+    "desc",
+    "entity",
+    "equalities",
+    "evaluate",
+    "is_in",
+    "is_null",
+    "journal_of",
+    "key_names_of",
+    "like",
+    "matches",
+    "not_",
+    "ordered",
+    "trace",
+    "trace_order",
+    "translate_pattern",
+    "version_name_of",
+]

@@ -4,7 +4,7 @@ The errors a domain model can meet; `uow.errors` lists them with all the others.
 
 from attrs import define
 
-__all__ = ["EntityNotFound", "MultipleEntitiesFound", "SpecificationError", "UnitOfWorkError"]
+__all__ = ["EntityNotFound", "InvalidArgument", "MultipleEntitiesFound", "SpecificationError", "UnitOfWorkError"]
 
 
 class UnitOfWorkError(Exception):
@@ -29,16 +29,19 @@ class EntityNotFound(UnitOfWorkError, LookupError):
         entity: The entity's class.
 
         key: The key, or the specification in words.
+
+        operation: What was asked for, ``get`` or ``remove``.
     """
 
     entity: type
     key: object
+    operation: str = "get"
 
     def __str__(self) -> str:
-        return (
-            f"Cannot get {self.entity.__name__} {self.key!r}: there is none. "
-            f"Use get_or_none() or first() where a missing one is expected."
-        )
+        hint = "Use get_or_none() or first() where a missing one is expected."
+        if self.operation == "remove":
+            hint = "Only what this unit loaded or added can be removed."
+        return f"Cannot {self.operation} {self.entity.__name__} {self.key!r}: there is none. {hint}"
 
 
 @define(slots=False)
@@ -78,3 +81,24 @@ class SpecificationError(UnitOfWorkError, TypeError):
 
     def __str__(self) -> str:
         return f"Cannot read the specification: {self.problem}. {self.hint}"
+
+
+@define(slots=False)
+class InvalidArgument(UnitOfWorkError, ValueError):
+    """
+    A repository was given something it cannot use.
+
+    Args:
+        operation: What was asked for, such as ``Accounts.get()``.
+
+        problem: What is wrong, with the value.
+
+        hint: What to pass instead.
+    """
+
+    operation: str
+    problem: str
+    hint: str
+
+    def __str__(self) -> str:
+        return f"Cannot do {self.operation}: {self.problem}. {self.hint}"

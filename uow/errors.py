@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from attrs import define
 
-from uow.domain import EntityNotFound, MultipleEntitiesFound, SpecificationError, UnitOfWorkError
+from uow.domain import EntityNotFound, InvalidArgument, MultipleEntitiesFound, SpecificationError, UnitOfWorkError
 
 __all__ = [
     "AfterCommitFailed",
@@ -28,6 +28,7 @@ __all__ = [
     "EventCycle",
     "ForeignKeyViolation",
     "IntegrityViolation",
+    "InvalidArgument",
     "LockTimeout",
     "Misuse",
     "MultipleEntitiesFound",
@@ -263,7 +264,7 @@ class AfterCommitFailed(UnitOfWorkError, ExceptionGroup[Exception]):
     All the others ran. It is never transient: the work is done.
     """
 
-    def derive(self, excs: Sequence[Exception]) -> "AfterCommitFailed":
+    def derive(self, excs: Sequence[Exception]) -> "AfterCommitFailed":  # type: ignore[override]
         """Make a part of this group, as ``ExceptionGroup.derive`` asks for."""
         return AfterCommitFailed(self.message, excs)
 
@@ -273,7 +274,7 @@ class AfterRollbackFailed(UnitOfWorkError, ExceptionGroup[Exception]):
     The rollback stands, but hooks that ran after it failed; ``exceptions`` holds their errors.
     """
 
-    def derive(self, excs: Sequence[Exception]) -> "AfterRollbackFailed":
+    def derive(self, excs: Sequence[Exception]) -> "AfterRollbackFailed":  # type: ignore[override]
         """Make a part of this group, as ``ExceptionGroup.derive`` asks for."""
         return AfterRollbackFailed(self.message, excs)
 

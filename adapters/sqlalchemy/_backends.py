@@ -1,0 +1,212 @@
+"""
+Where databases differ in beginning, checking and ending a transaction.
+"""
+
+import weakref
+from typing import Any
+
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from uow.errors import CommitOutcomeUnknown, ConfigurationError, DatabaseError
+
+from ._errors import translate, translate_connect
+
+__all__ = ["Backend", "backend_of"]
+
+_AUTOCOMMIT = ConfigurationError(
+    "the engine is in AUTOCOMMIT, so there would be no transaction to roll back",
+    "Create the engine without isolation_level='AUTOCOMMIT'.",
+)
+
+
+class Backend:
+    """
+    One engine, with what its database needs around a transaction. This base serves where nothing is special.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.dialect = engine.dialect.name
+        self.listening: weakref.WeakKeyDictionary[Connection, Any] = weakref.WeakKeyDictionary()
+        on_connect = getattr(engine.dialect, "_on_connect_isolation_level", None)
+        for level in (on_connect, engine.get_execution_options().get("isolation_level")):
+            if level == "AUTOCOMMIT":
+                raise _AUTOCOMMIT
+        event.listen(engine, "handle_error", self._translate)
+
+    def connect(self, engine: Engine, listener: Any) -> Connection:
+        """
+        Check a connection of *engine* out and begin its transaction; *listener* is told of its errors.
+
+        Raises:
+            ConnectionUnavailable: There is none to be had.
+        """
+        try:
+            connection = engine.connect()
+        except (PoolTimeout, DBAPIError) as error:
+            raise translate_connect(error, self.dialect) from (getattr(error, "orig", None) or error)
+        try:
+            self.listening[connection] = listener
+            self.prepare(connection)
+            connection.begin()
+            self.begin(connection)
+        except BaseException:
+            self.release(connection)
+            raise
+        return connection
+
+    def prepare(self, connection: Connection) -> None:
+        """Set the driver up before the transaction begins."""
+        if connection.dialect.detect_autocommit_setting(_raw(connection)):
+            raise _AUTOCOMMIT
+
+    def begin(self, connection: Connection) -> None:
+        """Begin the transaction, where the driver does not do it by itself."""
+
+    def confirm(self, connection: Connection, *, wrote: bool) -> None:
+        """
+        Raise unless the database is still in the transaction, and could commit it.
+
+        Args:
+            connection: The connection.
+
+            wrote: Whether the unit wrote anything in it.
+        """
+        if not connection.in_transaction():
+            raise _gone(self.dialect)
+
+    def commit(self, connection: Connection) -> None:
+        """Send COMMIT where its answer must be looked at; otherwise the session sends it."""
+
+    def release(self, connection: Connection) -> None:
+        """Give the connection back."""
+        self.listening.pop(connection, None)
+        connection.close()
+
+    def _translate(self, context: ExceptionContext) -> BaseException | None:
+        listener = None if context.connection is None else self.listening.get(context.connection)
+        if listener is None or not isinstance(context.sqlalchemy_exception, DBAPIError):
+            return None
+        error = translate(context.original_exception, self.dialect, disconnect=bool(context.is_disconnect))
+        listener.failed(error)
+        return error
+
+
+class PostgreSql(Backend):
+    """
+    PostgreSQL answers COMMIT of a failed transaction with ``ROLLBACK`` and no error; see its manual on COMMIT.
+    """
+
+    def confirm(self, connection: Connection, *, wrote: bool) -> None:
+        """Look at the status that the server sent with its last answer; asks nothing."""
+        super().confirm(connection, wrote=wrote)
+        status = _raw(connection).info.transaction_status.name
+        if status == "INERROR":
+            detail = "PostgreSQL had aborted the transaction: a statement sent past the session failed"
+            raise DatabaseError(detail, "25P02")
+        if status == "IDLE" and wrote:
+            raise _gone("postgresql")
+
+    def commit(self, connection: Connection) -> None:
+        """Send COMMIT and look at the tag of the answer."""
+        raw = _raw(connection)
+        if raw.info.transaction_status.name == "IDLE":
+            return
+        try:
+            with raw.cursor() as cursor:
+                cursor.execute("COMMIT")
+                tag = cursor.statusmessage
+        except raw.Error as error:
+            lost = connection.dialect.is_disconnect(error, raw, None)
+            raise translate(error, "postgresql", disconnect=lost) from error
+        if tag != "COMMIT":
+            raise DatabaseError(f"PostgreSQL answered COMMIT with {tag}: nothing of it was kept", "25P02")
+
+
+class MariaDb(Backend):
+    """
+    MariaDB ends a transaction by itself: at a deadlock, and before a statement such as CREATE TABLE.
+    """
+
+    def confirm(self, connection: Connection, *, wrote: bool) -> None:
+        """Look at the status that the server sent with its last answer; asks nothing."""
+        super().confirm(connection, wrote=wrote)
+        in_transaction = 1  # SERVER_STATUS_IN_TRANS, MariaDB's manual on the OK packet
+        if wrote and not _raw(connection).server_status & in_transaction:
+            raise _gone("mariadb")
+
+
+class Sqlite(Backend):
+    """
+    SQLite, with transactions that begin when the unit's do; the driver's own mode is put back afterwards.
+    """
+
+    def prepare(self, connection: Connection) -> None:
+        """Take transaction control from the driver and turn foreign keys on, which SQLite needs for each connection."""
+        raw = _raw(connection)
+        mode = (raw.isolation_level, getattr(raw, "autocommit", None))
+        if mode[1] is not None:
+            raw.autocommit = True  # ends the transaction that mode False keeps open
+            raw.autocommit = -1  # sqlite3.LEGACY_TRANSACTION_CONTROL
+        raw.isolation_level = None
+        connection.info["uow_mode"] = mode
+        if not connection.info.get("uow_foreign_keys"):
+            raw.execute("PRAGMA foreign_keys = ON")
+            connection.info["uow_foreign_keys"] = True
+
+    def begin(self, connection: Connection) -> None:
+        """Take the write lock at once: a later upgrade could fail with SQLITE_BUSY after work was done."""
+        if not _raw(connection).in_transaction:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    def confirm(self, connection: Connection, *, wrote: bool) -> None:
+        """Ask the library, which is in this process."""
+        super().confirm(connection, wrote=wrote)
+        if not _raw(connection).in_transaction:
+            raise _gone("sqlite")
+
+    def release(self, connection: Connection) -> None:
+        """Give the driver its mode back, then the connection."""
+        if not connection.closed and not connection.invalidated:
+            connection.rollback()
+            raw = _raw(connection)
+            isolation_level, autocommit = connection.info.pop("uow_mode", (raw.isolation_level, None))
+            raw.isolation_level = isolation_level
+            if autocommit is not None:
+                raw.autocommit = autocommit
+        super().release(connection)
+
+
+def _raw(connection: Connection) -> Any:
+    return connection.connection.dbapi_connection
+
+
+def _gone(dialect: str) -> CommitOutcomeUnknown:
+    hint = " (CREATE TABLE and its like commit implicitly)" if dialect == "mariadb" else ""
+    return CommitOutcomeUnknown(
+        "the unit", f"the database is in no transaction any more; one ended it with a statement of its own{hint}"
+    )
+
+
+_BACKENDS: dict[str, type[Backend]] = {
+    "postgresql": PostgreSql,
+    "mysql": MariaDb,
+    "mariadb": MariaDb,
+    "sqlite": Sqlite,
+}
+_known: weakref.WeakKeyDictionary[Engine, Backend] = weakref.WeakKeyDictionary()
+
+
+def backend_of(engine: Engine) -> Backend:
+    """
+    Return the backend of *engine*, made once for each.
+
+    Raises:
+        ConfigurationError: The engine cannot serve a unit.
+    """
+    backend = _known.get(engine)
+    if backend is None:
+        backend = _known[engine] = _BACKENDS.get(engine.dialect.name, Backend)(engine)
+    return backend

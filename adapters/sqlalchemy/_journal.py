@@ -1,0 +1,127 @@
+"""
+What a savepoint must put back in memory: SQLAlchemy only forgets, and would read it again behind the caller's back.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from attrs import define, field
+from sqlalchemy import inspect
+from sqlalchemy.orm import InstanceState, Mapper, Session, SessionTransaction
+from sqlalchemy.orm.attributes import set_committed_value
+from sqlalchemy.orm.base import LoaderCallableStatus
+
+__all__ = ["Level", "forget_generated"]
+
+_UNKNOWN = frozenset(LoaderCallableStatus)
+
+
+@define(eq=False)
+class Level:
+    """
+    The entities that one scope touched, and what they were like outside it.
+
+    Args:
+        handle: SQLAlchemy's savepoint; None at the root, which needs only what was added.
+    """
+
+    handle: SessionTransaction | None = None
+    sent: bool = False
+    tainted: bool = False
+    added: list[tuple[object, dict[str, Any]]] = field(factory=list)
+    outer: dict[int, tuple[object, dict[str, Any]]] = field(factory=dict)
+    unsure: list[object] = field(factory=list)
+
+    def note_added(self, entity: object) -> None:
+        """Remember what *entity* was like when it was added."""
+        mapper = _mapper(entity)
+        attributes = vars(entity)
+        self.added.append((entity, {key: attributes[key] for key in mapper.column_attrs.keys() if key in attributes}))
+
+    def note_outer(self, entities: Iterable[object]) -> None:
+        """Remember the outer values of *entities* that are about to be written, or were changed and will not be."""
+        for entity in entities:
+            if id(entity) not in self.outer:
+                self.outer[id(entity)] = (entity, _outer_values(inspect(entity)))
+
+    def note_unsure(self, entity: object) -> None:
+        """Remember an entity whose outer values only the database knows."""
+        if id(entity) not in self.outer:
+            self.unsure.append(entity)
+
+    def merge_into(self, parent: "Level") -> None:
+        """Hand over to the scope around this one; what that one remembers is older and stays."""
+        parent.tainted |= self.tainted
+        parent.added.extend(self.added)
+        if parent.handle is not None:
+            parent.outer = {**self.outer, **parent.outer}
+            parent.unsure.extend(self.unsure)
+
+    def restore(self, session: Session, plain: Any) -> None:
+        """Put the outer values back after *session* rolled back to the savepoint; *plain* is it without the rules."""
+        forget_generated(self.added)
+        stale = [entity for entity in self.unsure if entity in session]
+        for entity, values in self.outer.values():
+            if entity in session and not _put_back(entity, values):
+                stale.append(entity)
+        if stale:
+            _read_again(session, plain, stale)
+
+
+def forget_generated(added: Iterable[tuple[object, dict[str, Any]]]) -> None:
+    """Make entities as new as when they were added: keys, versions and defaults that the database gave are gone."""
+    for entity, before in added:
+        attributes = vars(entity)
+        for key in _mapper(entity).column_attrs.keys():
+            if key in before:
+                attributes[key] = before[key]
+            else:
+                attributes.pop(key, None)
+
+
+def _outer_values(state: InstanceState[Any]) -> dict[str, Any]:
+    """Return the loaded values of an entity as they were before it was changed; `_UNKNOWN` ones are such values too."""
+    mapper = state.mapper
+    values = {}
+    for key in _keys(mapper):
+        if key in state.committed_state:
+            values[key] = state.committed_state[key]
+        elif key in state.dict:
+            value = state.dict[key]
+            values[key] = list(value) if key in mapper.relationships and mapper.relationships[key].uselist else value
+    return values
+
+
+def _put_back(entity: object, values: dict[str, Any]) -> bool:
+    """Set *values* as loaded ones; return whether all were known."""
+    state: InstanceState[Any] = inspect(entity)
+    surplus = [key for key in _keys(state.mapper) if key in state.dict and key not in values]
+    if surplus:
+        assert state.session is not None
+        state.session.expire(entity, surplus)
+    known = True
+    for key, value in values.items():
+        if isinstance(value, LoaderCallableStatus):
+            known = False
+        else:
+            set_committed_value(entity, key, value)
+    return known
+
+
+def _read_again(session: Session, plain: Any, entities: list[object]) -> None:
+    """Read *entities* from the database now; forget those that are only there inside the savepoint."""
+    for entity in entities:
+        session.expire(entity)
+    for entity in entities:
+        state: InstanceState[Any] = inspect(entity)
+        found = plain.get(state.mapper.class_, state.identity, populate_existing=True)
+        if found is None and entity in session:
+            session.expunge(entity)
+
+
+def _mapper(entity: object) -> Mapper[Any]:
+    return inspect(entity).mapper  # type: ignore[no-any-return, union-attr]
+
+
+def _keys(mapper: Mapper[Any]) -> list[str]:
+    return [*mapper.column_attrs.keys(), *mapper.relationships.keys()]

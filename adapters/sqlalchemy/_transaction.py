@@ -1,0 +1,206 @@
+"""
+The primitives of a unit, on a SQLAlchemy session.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, CursorResult, Engine
+from sqlalchemy.orm import make_transient
+
+from uow import Changes, Watcher
+from uow.errors import DatabaseError
+
+from ._backends import Backend
+from ._gateway import SqlAlchemyGateway
+from ._journal import Level, forget_generated
+from ._session import UnitSession
+
+__all__ = ["SqlAlchemyTransaction"]
+
+E = TypeVar("E")
+
+
+class SqlAlchemyTransaction:
+    """
+    One transaction on one connection, taken from the pool with the first statement.
+
+    Args:
+        engine: The engine.
+
+        backend: What its database needs.
+
+        make_session: Makes the session.
+    """
+
+    watcher: Watcher
+
+    def __init__(self, engine: Engine, backend: Backend, make_session: Callable[[], UnitSession]) -> None:
+        self.engine = engine
+        self.backend = backend
+        self.session = make_session()
+        self.session.unit = self
+        self.plain: Any = super(UnitSession, self.session)
+        self.checked_out: Connection | None = None
+        self.levels = [Level()]
+        self.wrote = False
+
+    def watch(self, watcher: Watcher, /) -> None:
+        """Remember whom to tell."""
+        self.watcher = watcher
+
+    def connect(self) -> Connection:
+        """Return the connection; check one out and begin if there is none yet."""
+        for level in reversed(self.levels):
+            if level.sent:
+                break
+            level.sent = True
+        if self.checked_out is None:
+            self.checked_out = self.backend.connect(self.engine, self)
+        return self.checked_out
+
+    def gateway(self, entity: type[E], /) -> SqlAlchemyGateway[E]:
+        """Return the primitives of the repository of *entity*."""
+        return SqlAlchemyGateway(entity, self.session, self.plain, self.engine.dialect.name)
+
+    # ---------------------------------------------------------------------------------------------- the transaction
+
+    @property
+    def begun(self) -> bool:
+        """Whether the database has begun a transaction."""
+        return self.checked_out is not None
+
+    @property
+    def isolation(self) -> str | None:
+        """The isolation level that the engine was made with."""
+        return self.engine.get_execution_options().get("isolation_level")  # type: ignore[no-any-return]
+
+    @property
+    def savepoint_name(self) -> str | None:
+        """The innermost savepoint's name, None before it was sent."""
+        if self.checked_out is None or not self.levels[-1].sent:
+            return None
+        return getattr(self.checked_out.get_nested_transaction(), "_savepoint", None)
+
+    def flush(self) -> None:
+        """Write what is pending."""
+        self.session.flush()
+
+    def pending(self) -> Changes:
+        """Count what is not written yet."""
+        session = self.session
+        changed = sum(session.is_modified(entity) for entity in session.dirty)
+        return Changes(len(session.new), changed, len(session.deleted))
+
+    def savepoint(self) -> None:
+        """Begin a nested scope; SQLAlchemy sends SAVEPOINT with its first statement."""
+        self.session.flush()
+        self.levels.append(Level(self.plain.begin(nested=True)))
+
+    def release(self) -> None:
+        """Release the savepoint, once the database still has the transaction."""
+        self.session.flush()
+        level = self.levels[-1]
+        if level.sent and self.checked_out is not None:
+            self.backend.confirm(self.checked_out, wrote=self.wrote)
+        assert level.handle is not None
+        level.handle.commit()
+        self.levels.pop().merge_into(self.levels[-1])
+
+    def rollback_to_savepoint(self) -> None:
+        """Roll back to the savepoint and put the outer values back."""
+        level = self.levels[-1]
+        assert level.handle is not None
+        try:
+            level.handle.rollback()
+        finally:
+            self.levels.pop()
+        level.restore(self.session, self.plain)
+
+    def commit(self) -> None:
+        """Commit, once the database still has the transaction, and look at its answer."""
+        self.session.flush()
+        if self.checked_out is not None:
+            self.backend.confirm(self.checked_out, wrote=self.wrote)
+            self.backend.commit(self.checked_out)
+        self.plain.commit()
+
+    def rollback(self) -> None:
+        """Roll back at the root; what was added is new again, everything else stays as it is in memory."""
+        added = [entry for level in self.levels for entry in level.added]
+        self.plain.expunge_all()
+        try:
+            transaction = None if self.checked_out is None else self.checked_out.get_transaction()
+            if transaction is not None:
+                transaction.rollback()
+        finally:
+            for entity, _ in added:
+                make_transient(entity)
+            forget_generated(added)
+
+    def close(self, *, broken: bool = False) -> None:
+        """Close the session and give the connection back, or throw it away."""
+        connection, self.checked_out = self.checked_out, None
+        try:
+            if broken and connection is not None and not connection.closed:
+                connection.invalidate()
+            self.plain.close()
+        finally:
+            if connection is not None:
+                self.backend.release(connection)
+
+    # ----------------------------------------------------------------------------------------- what the session reports
+
+    def failed(self, error: DatabaseError) -> None:
+        """Tell the unit of an error that a statement met."""
+        self.watcher.failed(error)
+
+    def past_the_orm(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Do what SQLAlchemy does not track: remember everything loaded first, in case it is rolled back."""
+        level = self.levels[-1]
+        if level.handle is not None and not level.tainted:
+            level.tainted = True
+            level.note_outer(self.session.identity_map.values())
+        result = call(*args, **kwargs)
+        if any(getattr(arg, "is_dml", False) for arg in args) or (
+            isinstance(result, CursorResult) and result.rowcount > 0 and not result.returns_rows
+        ):
+            self.wrote = True
+            self.watcher.flushed(Changes(statements=1))
+        return result
+
+    def loaded(self, entity: object) -> None:
+        """Take note of an entity that came from the database."""
+        if self.levels[-1].tainted and self.levels[-1].handle is not None:
+            self.levels[-1].note_unsure(entity)
+        self.watcher.loaded(entity)
+
+    def took_in(self, entity: object) -> None:
+        """Take note of an entity that was added."""
+        self.levels[-1].note_added(entity)
+        self.watcher.added(entity)
+
+    def about_to_flush(self) -> None:
+        """Remember the outer values of what is about to be written, and count it."""
+        level, session = self.levels[-1], self.session
+        if level.handle is not None:
+            level.note_outer(session.dirty)
+            level.note_outer(session.deleted)
+        if changes := self.pending():
+            self.wrote = True
+            self.watcher.flushed(changes)
+
+    def flushing(self) -> None:
+        """Remember what the flush itself changed, such as a reference that it cleared."""
+        level = self.levels[-1]
+        if level.handle is not None:
+            for entity in self.session.dirty:
+                level.note_unsure(entity)
+
+    def rolling_back(self) -> None:
+        """Remember what was changed and never written, before SQLAlchemy forgets it."""
+        level = self.levels[-1]
+        if level.handle is not None:
+            level.note_outer(self.session.dirty)
+        else:  # a flush failed at the root: what is loaded stays readable
+            self.plain.expunge_all()

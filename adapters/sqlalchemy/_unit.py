@@ -1,0 +1,79 @@
+"""
+The unit of work on SQLAlchemy.
+"""
+
+from typing import Any
+
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session, sessionmaker
+
+from uow import UnitOfWork
+from uow.errors import ConfigurationError
+
+from ._backends import backend_of
+from ._session import UnitSession, session_class
+from ._transaction import SqlAlchemyTransaction
+
+__all__ = ["SqlAlchemyUnitOfWork"]
+
+_OURS = frozenset({"bind", "binds", "expire_on_commit", "join_transaction_mode", "twophase", "autobegin"})
+
+
+class SqlAlchemyUnitOfWork(UnitOfWork):
+    """
+    A unit of work on a database: ``class SqlBank(SqlAlchemyUnitOfWork, Bank): ...``.
+
+    Args:
+        bind: An engine, or a ``sessionmaker`` whose session class, options and events the unit's session then has.
+            The unit itself sees to the transaction: entities are not expired when it ends.
+
+        options: What every unit takes: see `UnitOfWork`.
+
+    Raises:
+        ConfigurationError: The engine is in AUTOCOMMIT, or the ``sessionmaker`` is not for one engine.
+    """
+
+    def __init__(self, bind: Engine | sessionmaker[Any], **options: Any) -> None:
+        super().__init__(**options)
+        engine, base, arguments = _take_apart(bind)
+        self._engine = engine
+        self._backend = backend_of(engine)
+        self._session_class = session_class(base)
+        self._session_arguments = arguments
+
+    @property
+    def session(self) -> Session:
+        """
+        The session, for SQL that repositories do not say; the unit's rules hold for it.
+
+        Raises:
+            uow.errors.OutsideUnitOfWork: No scope is open.
+        """
+        transaction = self._usable("use the session").transaction
+        assert isinstance(transaction, SqlAlchemyTransaction)
+        return transaction.session
+
+    def _begin(self) -> SqlAlchemyTransaction:
+        return SqlAlchemyTransaction(self._engine, self._backend, self._make_session)
+
+    def _make_session(self) -> UnitSession:
+        return self._session_class(
+            expire_on_commit=False, join_transaction_mode="control_fully", **self._session_arguments
+        )
+
+
+def _take_apart(bind: Any) -> tuple[Engine, type[Session], dict[str, Any]]:
+    """Return the engine, the session class and the session's options that *bind* stands for."""
+    if isinstance(bind, Engine):
+        return bind, Session, {}
+    if not isinstance(bind, sessionmaker):
+        raise ConfigurationError(
+            f"{bind!r} is neither an Engine nor a sessionmaker", "Pass create_engine(...) or sessionmaker(engine)."
+        )
+    engine = bind.kw.get("bind")
+    if not isinstance(engine, Engine) or bind.kw.get("binds") or bind.kw.get("twophase"):
+        raise ConfigurationError(
+            "the sessionmaker is not bound to one engine for one transaction",
+            "Bind it to an engine: sessionmaker(engine), without binds and twophase.",
+        )
+    return engine, bind.class_, {name: value for name, value in bind.kw.items() if name not in _OURS}

@@ -1,0 +1,83 @@
+"""
+The root's commit: what runs before it, the decision, what runs after it.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+
+from ._context import Context, run_all
+from ._hooks import Handlers
+from ._states import State, Verb
+from .errors import AfterCommitFailed, CommitOutcomeUnknown, EventCycle
+
+__all__ = ["ROUNDS", "commit"]
+
+ROUNDS = 100
+"""How many rounds of handlers and hooks a commit waits for quiet."""
+
+
+
+def commit(context: Context, handlers: Handlers, unit: Any) -> None:
+    """
+    Make the root's work durable, or roll it back and raise why.
+    """
+    root = context.root
+    if root.state in (State.BROKEN, State.DOOMED):
+        raise context.lose(root)
+    root.move(Verb.COMMIT)
+    deciding = False
+    try:
+        _settle(context, handlers, unit)
+        if root.state is not State.COMMITTING:
+            raise context.lose(root)
+        deciding = True
+        context.transaction.commit()
+    except BaseException as error:
+        # An interrupt while COMMIT is on its way leaves the question open just as a lost answer does.
+        if deciding and (isinstance(error, CommitOutcomeUnknown) or not isinstance(error, Exception)):
+            root.lost = error
+            root.move(Verb.DOUBT, error)
+            context.close(broken=True)
+        else:
+            context.give_up(root, error)
+        raise
+    root.move(Verb.DURABLE)
+    _announce(context, handlers)
+
+
+def _settle(context: Context, handlers: Handlers, unit: Any) -> None:
+    """Run the handlers and hooks that belong inside, and what they cause, until nothing new comes."""
+    root = context.root
+    handled = hooked = 0
+    recent: list[str] = []
+    for _ in range(ROUNDS):
+        context.run("commit()", context.transaction.flush)
+        if handled == len(root.events) and hooked == len(root.before_commit):
+            return
+        events, handled = root.events[handled:], len(root.events)
+        hooks, hooked = root.before_commit[hooked:], len(root.before_commit)
+        recent = [*(type(event).__name__ for event in events), *(_name(hook) for hook in hooks)]
+        for event in events:
+            for handler in handlers.inside(event):
+                handler(event, unit)
+        for hook in hooks:
+            hook()
+    raise EventCycle(context.unit, ROUNDS, recent)
+
+
+def _announce(context: Context, handlers: Handlers) -> None:
+    """Give the connection back, then run what waited for the commit; all of it, whatever fails."""
+    root = context.root
+    hooks: list[Callable[[], object]] = [context.close, *root.after_commit]
+    hooks += [partial(handler, event) for event in root.events for handler in handlers.after(event)]
+    failures = run_all(hooks)
+    if failures:
+        raise AfterCommitFailed(f"{root.title} was committed and stays so, but what ran after it failed", failures)
+
+
+def _name(call: object) -> str:
+    return getattr(call, "__qualname__", repr(call))
+
+

@@ -1,0 +1,112 @@
+"""
+What a unit's annotations declare: the repositories, checked when the class is made.
+"""
+
+import inspect
+import sys
+import typing
+from typing import Any, ClassVar, get_args, get_origin
+
+from attrs import frozen
+
+from uow.domain import Repository
+
+from .errors import DefinitionError
+
+__all__ = ["RepositoryAttribute", "declare"]
+
+
+@frozen
+class RepositoryAttribute:
+    """
+    The descriptor behind an annotation such as ``accounts: Accounts``.
+
+    Args:
+        name: The attribute's name.
+
+        repository: The repository's class.
+
+        entity: The entity's class.
+    """
+
+    name: str
+    repository: type[Repository[Any]]
+    entity: type[Any]
+
+    def __get__(self, unit: Any, owner: type | None = None) -> Any:
+        return self if unit is None else unit._repository(self)
+
+
+def declare(cls: type, *, adapter: bool) -> None:
+    """
+    Put a descriptor on *cls* for each repository that it annotates.
+
+    Raises:
+        DefinitionError: An annotation is no repository; or *cls* is an *adapter* and a repository's method is abstract.
+    """
+    for name, annotation in _own_annotations(cls).items():
+        if name.startswith("_") or get_origin(annotation) is ClassVar or annotation is ClassVar or name in vars(cls):
+            continue
+        setattr(cls, name, _attribute(cls, name, annotation))
+    if adapter:
+        for name in dir(cls):
+            attribute = inspect.getattr_static(cls, name)
+            if isinstance(attribute, RepositoryAttribute):
+                _demand_concrete(cls, attribute)
+
+
+def _attribute(cls: type, name: str, annotation: object) -> RepositoryAttribute:
+    subject = f"{cls.__name__}.{name}"
+    repository = get_origin(annotation) or annotation
+    if not (isinstance(repository, type) and issubclass(repository, Repository)):
+        raise DefinitionError(
+            subject,
+            f"it is annotated with {annotation!r}, which is no repository",
+            "Annotate it with a subclass of Repository or with Repository[Entity]; give it a value, a leading "
+            "underscore or ClassVar if it is meant to be something else.",
+        )
+    arguments = get_args(annotation)
+    entity = arguments[0] if arguments else repository.entity
+    if not isinstance(entity, type):
+        raise DefinitionError(
+            subject,
+            f"{repository.__name__} does not say which entity it holds",
+            "Write Repository[Account], or subclass Repository[Account].",
+        )
+    return RepositoryAttribute(name, repository, entity)
+
+
+def _demand_concrete(cls: type, attribute: RepositoryAttribute) -> None:
+    missing = sorted(attribute.repository.__abstractmethods__)
+    if missing:
+        repository = attribute.repository.__name__
+        raise DefinitionError(
+            f"{cls.__name__}.{attribute.name}",
+            f"{repository} leaves {', '.join(f'{name}()' for name in missing)} abstract",
+            f"Subclass {repository} for this adapter, implement it there, and annotate "
+            f"{cls.__name__}.{attribute.name} with the subclass.",
+        )
+
+
+def _own_annotations(cls: type) -> dict[str, Any]:
+    """Return what the body of *cls* annotates, resolved where it stands, so that local classes are found too."""
+    annotations = inspect.get_annotations(cls)
+    names: dict[str, Any] = {}
+    frame = sys._getframe(1)
+    while frame is not None and not names:
+        if frame.f_globals.get("__name__") == cls.__module__:
+            names = {**frame.f_globals, **frame.f_locals}
+        frame = frame.f_back  # type: ignore[assignment]
+    resolved = {}
+    for name, annotation in annotations.items():
+        try:
+            resolved[name] = (
+                eval(annotation, {**vars(typing), **names}) if isinstance(annotation, str) else annotation  # noqa: S307
+            )
+        except Exception as error:
+            raise DefinitionError(
+                f"{cls.__name__}.{name}",
+                f"its annotation {annotation!r} cannot be read ({error!r})",
+                "Import the repository's class where the unit is defined, at run time too.",
+            ) from error
+    return resolved

@@ -1,0 +1,80 @@
+"""
+An adapter's gateway behind the unit's rules.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Generic, TypeVar
+
+from attrs import frozen
+
+from uow.domain import Expression, Gateway, Lock, Query
+
+__all__ = ["CheckedGateway"]
+
+E = TypeVar("E")
+
+
+@frozen(eq=False)
+class CheckedGateway(Generic[E]):
+    """
+    The gateway that a unit's repositories see: every operation runs under the unit's rules.
+
+    Args:
+        name: The repository's name in the unit.
+
+        run: `Context.run`.
+
+        native: The adapter's own gateway.
+    """
+
+    name: str
+    run: Callable[..., Any]
+    native: Gateway[E]
+
+    @property
+    def entity(self) -> type[E]:
+        """The entity's class."""
+        return self.native.entity
+
+    @property
+    def attributes(self) -> Collection[str]:
+        """The names that a specification may use."""
+        return self.native.attributes
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """The names of the attributes that are the key."""
+        return self.native.key
+
+    def add(self, entities: Sequence[E], /) -> None:
+        """Take new entities into the unit."""
+        self.run(f"{self.name}.add()", self.native.add, entities)
+
+    def remove(self, entity: E, /) -> None:
+        """Remove *entity*."""
+        self.run(f"{self.name}.remove()", self.native.remove, entity)
+
+    def get(self, key: tuple[object, ...], lock: Lock | None, /) -> E | None:
+        """Return the entity with that key, or None."""
+        found: E | None = self.run(f"{self.name}.get()", self.native.get, key, lock)
+        return found
+
+    def select(self, query: Query, /) -> Sequence[E]:
+        """Return the entities that *query* describes."""
+        found: Sequence[E] = self.run(f"{self.name}.list()", self.native.select, query)
+        return found
+
+    def pages(self, where: Expression | None, size: int, after: E | None, /) -> Sequence[E]:
+        """Return a page of entities in key order."""
+        found: Sequence[E] = self.run(f"{self.name}.iterate()", self.native.pages, where, size, after)
+        return found
+
+    def count(self, where: Expression | None, /) -> int:
+        """Count the entities that match."""
+        found: int = self.run(f"{self.name}.count()", self.native.count, where)
+        return found
+
+    def exists(self, where: Expression | None, /) -> bool:
+        """Tell whether any entity matches."""
+        found: bool = self.run(f"{self.name}.exists()", self.native.exists, where)
+        return found

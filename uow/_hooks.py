@@ -1,0 +1,70 @@
+"""
+Handlers of domain events, inside the transaction and after it.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from attrs import define, field
+
+from uow.domain import Event
+
+__all__ = ["Handlers"]
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+@define(eq=False)
+class Handlers:
+    """
+    What is to happen when an event was recorded; a unit is made with it.
+
+    A handler of a class handles its subclasses' events too. Handlers run in the order they were registered in.
+
+    >>> from attrs import frozen
+    >>> from uow.domain import Event
+    >>> @frozen
+    ... class MoneyMoved(Event):
+    ...     amount: int
+    >>> handlers = Handlers()
+    >>> @handlers.after_commit(MoneyMoved)
+    ... def publish(event):
+    ...     print(event.amount)
+    """
+
+    _inside: list[tuple[type[Event], Callable[..., object]]] = field(factory=list, init=False)
+    _after: list[tuple[type[Event], Callable[..., object]]] = field(factory=list, init=False)
+
+    def before_commit(self, event: type[Event]) -> Callable[[F], F]:
+        """
+        Register a handler ``(event, uow)`` that runs inside the transaction, before it commits.
+
+        What it does is committed or lost with the rest, and the events that it causes are handled too.
+        """
+
+        def register(handler: F) -> F:
+            self._inside.append((event, handler))
+            return handler
+
+        return register
+
+    def after_commit(self, event: type[Event]) -> Callable[[F], F]:
+        """
+        Register a handler ``(event)`` that runs once the unit is durable and its connection is free.
+
+        If it fails, the commit stands and `uow.errors.AfterCommitFailed` reports it.
+        """
+
+        def register(handler: F) -> F:
+            self._after.append((event, handler))
+            return handler
+
+        return register
+
+    def inside(self, event: Event) -> Iterator[Callable[[Event, Any], object]]:
+        """Yield the handlers of *event* that run before the commit."""
+        return (handler for kind, handler in self._inside if isinstance(event, kind))
+
+    def after(self, event: Event) -> Iterator[Callable[[Event], object]]:
+        """Yield the handlers of *event* that run after the commit."""
+        return (handler for kind, handler in self._after if isinstance(event, kind))

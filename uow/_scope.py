@@ -1,0 +1,183 @@
+"""
+One scope: its state and everything that lives and dies with it.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import NoReturn, TypeAlias
+
+from attrs import define, field, frozen
+
+from uow.domain import Aggregate, Event, journal_of
+
+from ._states import REFUSALS, TRANSITIONS, State, Verb
+from ._transaction import Changes
+from .errors import DatabaseError
+
+__all__ = ["Hook", "Observer", "Scope", "Status", "Transition"]
+
+logger = logging.getLogger("uow")
+
+Hook: TypeAlias = Callable[[], object]
+
+
+@frozen
+class Transition:
+    """
+    A step in a scope's life, as observers see it.
+
+    Args:
+        unit: The unit's class.
+
+        scope: The scope's path, such as ``root > line 3``.
+
+        depth: 0 at the root.
+
+        verb: What happened.
+
+        before: The state before.
+
+        after: The state after.
+
+        cause: The error that caused it, if one did.
+    """
+
+    unit: str
+    scope: str
+    depth: int
+    verb: Verb
+    before: State
+    after: State
+    cause: BaseException | None = None
+
+
+Observer: TypeAlias = Callable[[Transition], object]
+
+
+@frozen
+class Status:
+    """
+    What a unit is at, at one moment.
+
+    Args:
+        state: The scope's state.
+
+        name: The scope's name, ``root`` or the one given to ``nested()``.
+
+        depth: 0 at the root.
+
+        savepoint: The savepoint's name in the database; None at the root, and before the first statement.
+
+        begun: Whether a transaction has begun in the database.
+
+        pending: How much is not written yet.
+
+        written: How much was written in this scope, its released nested scopes included.
+
+        isolation: The isolation level that was asked for, None for the database's default.
+
+        age: Seconds since the scope was entered.
+    """
+
+    state: State
+    name: str
+    depth: int
+    savepoint: str | None
+    begun: bool
+    pending: Changes
+    written: Changes
+    isolation: str | None
+    age: float
+
+
+@define(eq=False)
+class Scope:
+    """
+    A ``with`` block of a unit, from its entry to its end.
+    """
+
+    unit: str
+    name: str
+    parent: "Scope | None" = None
+    observers: Sequence[Observer] = ()
+    state: State = State.NEW
+    cause: BaseException | None = None
+    lost: BaseException | None = None
+    left: bool = False
+    written: Changes = field(factory=Changes)
+    entered: float = field(factory=time.monotonic)
+    events: list[Event] = field(factory=list)
+    before_commit: list[Hook] = field(factory=list)
+    after_commit: list[Hook] = field(factory=list)
+    after_rollback: list[Hook] = field(factory=list)
+    added: list[tuple[Aggregate, list[Event]]] = field(factory=list)
+
+    @property
+    def depth(self) -> int:
+        """How many scopes are around this one."""
+        return 0 if self.parent is None else self.parent.depth + 1
+
+    @property
+    def path(self) -> str:
+        """The names of the scopes around this one, and its own."""
+        return self.name if self.parent is None else f"{self.parent.path} > {self.name}"
+
+    @property
+    def title(self) -> str:
+        """The unit and the path, as messages name the scope."""
+        return f"{self.unit} ({self.path})"
+
+    def demand(self, verb: Verb, operation: str) -> None:
+        """Raise this state's refusal unless *verb* is legal in it."""
+        if (self.state, verb) not in TRANSITIONS:
+            self.refuse(operation)
+
+    def refuse(self, operation: str) -> NoReturn:
+        """Raise this state's refusal."""
+        refusal = REFUSALS[self.state]
+        raise refusal.error(operation, self.title, refusal.reason, refusal.hint) from self.cause
+
+    def move(self, verb: Verb, cause: BaseException | None = None) -> None:
+        """Make the transition that *verb* is; log it and tell the observers."""
+        before, self.state = self.state, TRANSITIONS[self.state, verb].after
+        if self.cause is None:
+            self.cause = cause
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("%s: %s -> %s (%s)", self.title, before.value, self.state.value, verb.value)
+        if self.observers:
+            transition = Transition(self.unit, self.path, self.depth, verb, before, self.state, cause)
+            for observer in self.observers:
+                try:
+                    observer(transition)
+                except Exception:
+                    logger.exception("Observer %r failed at %s: %s", observer, self.title, verb.value)
+
+    def mark(self, error: DatabaseError, *, doom: bool) -> None:
+        """Mark an open scope as broken or doomed by *error*; the first error stays the cause."""
+        verb = Verb.DOOM if doom else Verb.BREAK
+        if (self.state, verb) in TRANSITIONS:
+            self.move(verb, error)
+
+    def hand_over(self) -> None:
+        """Give what lives in this scope to its parent: it was released."""
+        parent = self.parent
+        assert parent is not None
+        parent.written += self.written
+        for mine, theirs in (
+            (self.events, parent.events),
+            (self.before_commit, parent.before_commit),
+            (self.after_commit, parent.after_commit),
+            (self.after_rollback, parent.after_rollback),
+        ):
+            theirs.extend(mine)  # type: ignore[arg-type]
+        parent.added.extend(self.added)
+
+    def discard(self) -> None:
+        """Forget what lives in this scope: it was rolled back. What was added is in no unit again."""
+        self.events.clear()
+        for aggregate, events in self.added:
+            journal = journal_of(aggregate)
+            journal.sink = None
+            journal.pending[:] = events
+        self.added.clear()
