@@ -1,0 +1,8 @@
+"""
+The fake: units of work in memory that keep the same rules as a database.
+"""
+
+from ._store import Store
+from ._unit import FakeUnitOfWork
+
+__all__ = ["FakeUnitOfWork", "Store"]

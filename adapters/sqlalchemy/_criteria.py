@@ -99,10 +99,11 @@ def _like(dialect_name: str, value: Any, pattern: str) -> ColumnElement[bool]:
         glob = translate_pattern(pattern, "*", "?", lambda char: f"[{char}]" if char in "*?[" else char)
         matched: ColumnElement[bool] = value.op("GLOB", is_comparison=True)(literal(glob, String()))
         return matched
-    sought: ColumnElement[str] = literal(pattern, String())
-    if dialect_name in ("mysql", "mariadb"):
-        sought = sought.collate("utf8mb4_bin")
+    sought = literal(pattern, String())
     liked: ColumnElement[bool] = value.like(sought, escape="\\")
+    if dialect_name in ("mysql", "mariadb"):
+        # The exact comparison alone could not use an index of another collation.
+        liked &= value.like(sought.collate("utf8mb4_bin"), escape="\\")
     return liked
 
 

@@ -77,7 +77,7 @@ _SQLITE: Mapping[type[DatabaseError], tuple[int, ...]] = {
 
 def translate(error: BaseException, dialect_name: str, *, disconnect: bool = False) -> DatabaseError:
     """
-    Tell what a driver's error means.
+    Make what a driver's error means: the error to raise from it.
 
     Args:
         error: The driver's own exception: ``sqlalchemy.exc.DBAPIError.orig``.
@@ -86,9 +86,6 @@ def translate(error: BaseException, dialect_name: str, *, disconnect: bool = Fal
 
         disconnect: Whether the connection is known to be gone (SQLAlchemy's ``is_disconnect``). Some drivers say so in
             their text alone, without a code.
-
-    Returns:
-        The error to raise from the driver's.
     """
     answer = _read(error, dialect_name)
     kind = ConnectionLost if disconnect else answer.kind
@@ -109,8 +106,7 @@ def translate_connect(error: BaseException, dialect_name: str) -> ConnectionUnav
     if isinstance(error, PoolTimeout):
         hint = "End units sooner, or raise pool_size or max_overflow of the engine"
         return ConnectionUnavailable(f"the pool is exhausted ({error.args[0]}). {hint}")
-    driver = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
-    answer = _read(driver, dialect_name)
+    answer = _read(error.orig or error if isinstance(error, DBAPIError) else error, dialect_name)
     return ConnectionUnavailable(answer.detail, answer.code)
 
 
@@ -214,14 +210,15 @@ _MARIADB_TEXTS: Mapping[type[DatabaseError], re.Pattern[str]] = {
 
 
 def _read_mariadb(error: BaseException) -> _Answer | None:
-    if len(error.args) < 2:
-        return None
-    code, text = error.args[:2]
-    kind = _kind(_MARIADB, code)
-    told = _groups(_MARIADB_TEXTS.get(kind), text)
-    columns = (told["column"],) if "column" in told else tuple(re.findall(r"`(.+?)`", told.get("columns", "")))
-    detail = text.strip() or _first_line(error)
-    return _Answer(detail, code, kind, told.get("constraint"), told.get("table"), columns)
+    match error.args:
+        case (int(code), str(text), *_):
+            kind = _kind(_MARIADB, code)
+            told = _groups(_MARIADB_TEXTS.get(kind), text)
+            columns = (told["column"],) if "column" in told else tuple(re.findall(r"`(.+?)`", told.get("columns", "")))
+            detail = text.strip() or type(error).__name__
+            return _Answer(detail, code, kind, told.get("constraint"), told.get("table"), columns)
+        case _:
+            return None
 
 
 _SQLITE_COLUMNS = r"(?P<table>.+?)\.(?P<columns>.+)"
