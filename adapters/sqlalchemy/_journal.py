@@ -54,7 +54,8 @@ class Level:
         parent.tainted |= self.tainted
         parent.added.extend(self.added)
         if parent.handle is not None:
-            parent.outer = {**self.outer, **parent.outer}
+            for number, entry in self.outer.items():
+                parent.outer.setdefault(number, entry)
             parent.unsure.extend(self.unsure)
 
     def restore(self, session: Session, plain: Any) -> None:

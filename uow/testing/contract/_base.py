@@ -4,7 +4,7 @@ What every group of the contract suite builds on.
 
 import pytest
 
-from .._harness import Harness
+from uow.testing._harness import Harness
 
 __all__ = ["Contract"]
 
@@ -17,5 +17,5 @@ class Contract:
     @pytest.fixture
     def harness(self) -> Harness:
         """The adapter under test, with an empty database."""
-        msg = f"{type(self).__name__} needs a `harness` fixture that returns a uow.testing.Harness with an empty database."
+        msg = f"{type(self).__name__} needs a `harness` fixture that returns a uow.testing.Harness on an empty database."
         raise NotImplementedError(msg)

@@ -1,0 +1,357 @@
+"""
+The primitives of a unit, in memory.
+"""
+
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+from attrs import define, field
+
+from uow import Changes, Watcher
+from uow.errors import ConnectionLost, SerializationFailure, StaleVersion, UniqueViolation
+
+from ._constraints import check_references, check_row
+from ._gateway import FakeGateway
+from ._store import Key, Store, Values, pick
+from ._tracking import Shape, Tracked, tracked_as
+
+__all__ = ["FakeTransaction"]
+
+E = TypeVar("E")
+Name = tuple[type, Key]
+
+
+@define(eq=False)
+class Level:
+    """
+    What one scope did: enough to undo it.
+
+    Args:
+        added: The entities added, with their values before.
+
+        touched: The entities written or removed, with their base and whether they were removed before.
+
+        written: The rows written, with what this unit had written there before; `...` for nothing.
+    """
+
+    added: list[tuple[Tracked, Values]] = field(factory=list)
+    touched: dict[int, tuple[Tracked, Values | None, bool]] = field(factory=dict)
+    written: dict[Name, Any] = field(factory=dict)
+
+    def touch(self, tracked: Tracked) -> None:
+        """Remember what *tracked* was like when this scope first touched it."""
+        self.touched.setdefault(id(tracked), (tracked, tracked.base, tracked.removed))
+
+    def merge_into(self, parent: "Level") -> None:
+        """Hand over to the scope around this one; what that one remembers is older and stays."""
+        parent.added += self.added
+        for number, touched in self.touched.items():
+            parent.touched.setdefault(number, touched)
+        for name, before in self.written.items():
+            parent.written.setdefault(name, before)
+
+
+class FakeTransaction:
+    """
+    One transaction on a `Store`: what it wrote is seen by nobody else until it commits.
+    """
+
+    watcher: Watcher
+    isolation: str | None = None
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.levels = [Level()]
+        self.begun = False
+        self.lost = False
+        self._tracked: dict[Name, Tracked] = {}
+        self._new: dict[int, Tracked] = {}
+        self._own: dict[Name, Values | None] = {}
+        self._seen: dict[Name, int | None] = {}
+        self._hints: dict[tuple[type, tuple[str, ...], Key], set[Key]] = {}
+        self._shapes: dict[type, Shape] = {}
+
+    def watch(self, watcher: Watcher, /) -> None:
+        """Remember whom to tell; from now on the store knows of this unit."""
+        self.watcher = watcher
+        self.store.transactions.add(self)
+
+    def gateway(self, entity: type[E], /) -> FakeGateway[E]:
+        """Return the primitives of the repository of *entity*."""
+        self.store.table(entity)
+        return FakeGateway(entity, self._shape(entity), self)
+
+    def _shape(self, entity: type) -> Shape:
+        if entity not in self._shapes:
+            self._shapes[entity] = Shape(entity)
+        return self._shapes[entity]
+
+    # ------------------------------------------------------------------------------------------------------- reading
+
+    def row(self, entity: type, key: Key) -> Values | None:
+        """Return the row as this unit sees it: its own writes over what is committed."""
+        self.begun = True
+        name = (entity, key)
+        if name in self._own:
+            return self._own[name]
+        row = self.store.table(entity).rows.get(key)
+        return None if row is None else row.values
+
+    def rows(self, entity: type) -> dict[Key, Values]:
+        """Return all rows of *entity* as this unit sees them."""
+        self.begun = True
+        with self.store.mutex:
+            found = {key: row.values for key, row in self.store.table(entity).rows.items()}
+        for (kind, key), values in self._own.items():
+            if kind is entity:
+                if values is None:
+                    found.pop(key, None)
+                else:
+                    found[key] = values
+        return found
+
+    def find(self, entity: type, columns: tuple[str, ...], value: Key) -> Iterator[Key]:
+        """Yield the keys of the rows that have *value* in indexed *columns*, as this unit sees them."""
+        with self.store.mutex:
+            committed = self.store.table(entity).indexes[columns].get(value, set())
+            keys = committed | self._hints.get((entity, columns, value), set())
+        for key in keys:
+            row = self.row(entity, key)
+            if row is not None and pick(columns, row) == value:
+                yield key
+
+    def load(self, entity: type, key: Key, *, anew: bool = False) -> Any | None:
+        """Return the entity with that key, the same object each time; *anew* reads its values again."""
+        name = (entity, key)
+        tracked = self._tracked.get(name)
+        values = self.row(entity, key)
+        if values is None or (tracked is not None and tracked.removed):
+            return None
+        if tracked is None:
+            made = self._shape(entity).make()
+            tracked = self._tracked[name] = Tracked.of(self._shape(entity), made)
+            self._read(name, tracked, values)
+            self.watcher.loaded(made)
+            return made
+        if anew:
+            self._read(name, tracked, values)
+        return tracked.entity
+
+    def _read(self, name: Name, tracked: Tracked, values: Values) -> None:
+        committed = self.store.table(name[0]).rows.get(name[1])
+        tracked.revision = self._seen[name] = None if committed is None else committed.revision
+        tracked.shape.fill(tracked.attributes, values)
+        tracked.base = tracked.shape.values_of(values)
+
+    # ------------------------------------------------------------------------------------------------------- writing
+
+    def add(self, entity: Any) -> None:
+        """Take an entity in: a new one, or one that an earlier unit stored."""
+        known = tracked_as(entity)
+        shape = self._shape(type(entity))
+        if known is not None and known.base is not None:
+            name = (shape.entity, known.key)
+            if self._tracked.get(name) is known:
+                known.removed = False
+            else:
+                again = self._tracked[name] = Tracked.of(shape, entity)
+                again.base, again.revision = known.base, known.revision
+                self._seen[name] = known.revision
+                self.watcher.loaded(entity)
+        elif id(entity) not in self._new:
+            before = shape.values_of(vars(entity))
+            tracked = self._new[id(entity)] = Tracked.of(shape, entity)
+            tracked.keep = entity
+            self.levels[-1].added.append((tracked, before))
+            self.watcher.added(entity)
+
+    def remove(self, entity: Any) -> bool:
+        """Remove an entity; False if no unit knows it."""
+        if self._new.pop(id(entity), None) is not None:
+            return True
+        known = tracked_as(entity)
+        if known is None or known.base is None:
+            return False
+        self.add(entity)
+        tracked = self._tracked[type(entity), known.key]
+        self.levels[-1].touch(tracked)
+        tracked.removed = True
+        return True
+
+    def flush(self) -> None:
+        """Write what is pending, each row checked against the constraints."""
+        self._answer("flush")
+        self._tracked = {name: tracked for name, tracked in self._tracked.items() if not tracked.forgotten}
+        changes = self.pending()
+        if not changes:
+            return
+        self.watcher.flushed(changes)
+        written: list[Name] = []
+        for number, tracked in list(self._new.items()):
+            written.append(self._insert(tracked))
+            del self._new[number]
+            tracked.keep = None
+        for tracked in [tracked for tracked in self._tracked.values() if tracked.changed and not tracked.removed]:
+            written += self._update(tracked)
+        for tracked in self._to_remove():
+            written.append(self._delete(tracked))
+        check_references(self, written)
+
+    def pending(self) -> Changes:
+        """Count what is not written yet."""
+        changed = sum(tracked.changed and not tracked.removed for tracked in self._tracked.values())
+        return Changes(len(self._new), changed, len(self._to_remove()))
+
+    def _to_remove(self) -> list[Tracked]:
+        return [tracked for tracked in self._tracked.values() if tracked.removed and tracked.base is not None]
+
+    def _insert(self, tracked: Tracked) -> Name:
+        shape, attributes = tracked.shape, tracked.attributes
+        if shape.generated and attributes.get(shape.key[0]) is None:
+            attributes[shape.key[0]] = self.store.next_id(shape.entity)
+        if shape.version is not None:
+            attributes[shape.version] = 1
+        values = shape.values_of(attributes)
+        name = (shape.entity, shape.key_of(values))
+        if self.row(*name) is not None:
+            raise self._taken(name, "exists")
+        check_row(self, *name, values, shape.key)
+        self._seen.setdefault(name, None)
+        return self._write(name, tracked, values)
+
+    def _update(self, tracked: Tracked) -> list[Name]:
+        shape, old = tracked.shape, (tracked.shape.entity, tracked.key)
+        self._demand_fresh(tracked, old)
+        if shape.version is not None:
+            assert tracked.base is not None
+            tracked.attributes[shape.version] = (tracked.base[shape.version] or 0) + 1
+        values = shape.values_of(tracked.attributes)
+        new = (shape.entity, shape.key_of(values))
+        written = [new]
+        if new != old:
+            if self.row(*new) is not None:
+                raise self._taken(new, "exists")
+            self._seen.setdefault(new, None)
+            written.append(self._write(old, tracked, None))
+            del self._tracked[old]
+        check_row(self, *new, values, shape.key)
+        self._write(new, tracked, values)
+        return written
+
+    def _delete(self, tracked: Tracked) -> Name:
+        name = (tracked.shape.entity, tracked.key)
+        self._demand_fresh(tracked, name)
+        return self._write(name, tracked, None)
+
+    def _write(self, name: Name, tracked: Tracked, values: Values | None) -> Name:
+        """Write a row, so that the scope can undo it."""
+        level = self.levels[-1]
+        level.touch(tracked)
+        level.written.setdefault(name, self._own.get(name, ...))
+        self._own[name] = tracked.base = values
+        self._tracked[name] = tracked
+        if values is not None:
+            for columns in self.store.table(name[0]).indexes:
+                self._hints.setdefault((name[0], columns, pick(columns, values)), set()).add(name[1])
+        return name
+
+    def _demand_fresh(self, tracked: Tracked, name: Name) -> None:
+        """Raise if the entity counts its versions and another unit was faster."""
+        if tracked.shape.version is not None and self._revision(name) != self._seen.get(name):
+            raise StaleVersion(f"{name[0].__name__} {name[1]} is not what this unit read any more")
+
+    def _revision(self, name: Name) -> int | None:
+        committed = self.store.table(name[0]).rows.get(name[1])
+        return None if committed is None else committed.revision
+
+    def _taken(self, name: Name, how: str) -> UniqueViolation:
+        entity, key = name
+        return UniqueViolation(
+            f"{entity.__name__} {key} {how}", None, "key", entity.__name__, self._shape(entity).key
+        )
+
+    # ----------------------------------------------------------------------------------------------- the transaction
+
+    @property
+    def savepoint_name(self) -> str | None:
+        """The innermost savepoint's name."""
+        return f"savepoint_{len(self.levels) - 1}"
+
+    def savepoint(self) -> None:
+        """Begin a nested scope."""
+        self.flush()
+        self._answer("savepoint")
+        self.levels.append(Level())
+
+    def release(self) -> None:
+        """Keep what the innermost scope did."""
+        self.flush()
+        self._answer("release")
+        self.levels.pop().merge_into(self.levels[-1])
+
+    def rollback_to_savepoint(self) -> None:
+        """Undo what the innermost scope did, in the rows and in every entity."""
+        level = self.levels.pop()
+        for name, before in level.written.items():
+            if before is ...:
+                del self._own[name]
+            else:
+                self._own[name] = before
+            self._tracked.pop(name, None)
+        self._make_new(level)
+        for tracked, base, removed in level.touched.values():
+            tracked.base, tracked.removed = base, removed
+            if base is not None:
+                self._tracked[tracked.shape.entity, tracked.key] = tracked
+        for tracked in self._tracked.values():
+            if tracked.base is not None and tracked.changed:
+                tracked.shape.fill(tracked.attributes, tracked.base)
+        self._answer("rollback")
+
+    def commit(self) -> None:
+        """Make this unit's rows everybody's, if nobody was faster."""
+        self.flush()
+        self._answer("commit")
+        with self.store.mutex:
+            for name, values in self._own.items():
+                self._demand_first(name)
+                if values is not None:
+                    check_row(self, *name, values, self._shape(name[0]).key)
+            check_references(self, self._own)
+            for name, values in self._own.items():
+                self.store.put(*name, values)
+        for name, tracked in self._tracked.items():
+            tracked.revision = self._revision(name)
+
+    def rollback(self) -> None:
+        """Forget everything; what was added is new again, the rest stays as it is in memory."""
+        for level in self.levels:
+            self._make_new(level)
+        self._answer("rollback")
+
+    def close(self, *, broken: bool = False) -> None:
+        """End the unit."""
+        self.store.unlock(self)
+        self.store.transactions.discard(self)
+
+    def _demand_first(self, name: Name) -> None:
+        """Raise if another unit committed this row since this one read it."""
+        revision, seen = self._revision(name), self._seen.get(name)
+        if revision == seen:
+            return
+        if seen is None:
+            raise self._taken(name, "was added by another unit")
+        raise SerializationFailure(f"{name[0].__name__} {name[1]} was changed by another unit that committed first")
+
+    def _make_new(self, level: Level) -> None:
+        """Make what was added as new as before."""
+        for tracked, before in level.added:
+            self._new.pop(id(tracked.reference()), None)
+            tracked.base = None
+            tracked.shape.fill(tracked.attributes, before)
+
+    def _answer(self, operation: str) -> None:
+        """Answer as a database does: not at all if it is gone, or with the failure that was ordered."""
+        if self.lost:
+            raise ConnectionLost("the store dropped its connections")
+        self.store.fail_if_asked(operation)

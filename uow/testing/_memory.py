@@ -1,0 +1,47 @@
+"""
+The contract suite's bank in memory.
+"""
+
+from typing import Any
+
+from uow.adapters.memory import FakeUnitOfWork, Store
+
+from ._harness import Harness
+from ._model import Account, Bank, Document, Transfer
+
+__all__ = ["FakeBank", "FakeHarness"]
+
+
+class FakeBank(FakeUnitOfWork, Bank):
+    """
+    The bank in memory.
+    """
+
+
+class FakeHarness(Harness):
+    """
+    A bank on a store of its own, with the constraints that the tables on a database have.
+    """
+
+    name = "fake"
+
+    def __init__(self) -> None:
+        self.store = Store()
+        self.store.not_null(Account, "owner", "balance")
+        self.store.check(Account, lambda account: account.balance >= -1000, name="balance_floor")
+        self.store.foreign_key(Transfer, "source", Account)
+        self.store.not_null(Transfer, "source", "amount")
+        self.store.unique(Document, "title")
+        self.store.not_null(Document, "title")
+
+    def bank(self, **options: Any) -> FakeBank:
+        """Return a new unit on the store."""
+        return FakeBank(self.store, **options)
+
+    def idle(self) -> bool:
+        """Tell whether no unit is open."""
+        return self.store.idle()
+
+    def kill(self, bank: Bank) -> None:
+        """Let the store disappear."""
+        self.store.drop_connections()
