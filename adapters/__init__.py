@@ -1,0 +1,3 @@
+"""
+Adapters of the port, one folder or module per technology.
+"""

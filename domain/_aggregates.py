@@ -26,7 +26,7 @@ class Journal:
     Where an aggregate's events go: to the *sink*, a unit that tells whether it took one, or else to *pending*.
     """
 
-    pending: list[Event] = field(factory=list)
+    pending: list[Event] = field(factory=list[Event])
     sink: Callable[[Event], bool] | None = None
 
     def __reduce__(self) -> tuple[type["Journal"], tuple[list[Event]]]:
@@ -38,6 +38,7 @@ class Aggregate:
     """
     An entity that is loaded and saved as a whole and records what happened to it.
 
+    >>> from uow import Aggregate, Event
     >>> class Order(Aggregate):
     ...     def pay(self) -> None:
     ...         self.record(Event())
@@ -104,6 +105,7 @@ def entity(
     Raises:
         TypeError: *key* or *version* names no attribute.
 
+    >>> from uow import entity
     >>> @entity(key="number")
     ... class Account:
     ...     number: str
@@ -134,7 +136,9 @@ def attributes_of(cls: type) -> tuple[str, ...]:
         return tuple(prop.key for prop in mapper.column_attrs)
     if attrs.has(cls):
         return tuple(attribute.name for attribute in attrs.fields(cls))
-    return tuple(dict.fromkeys(name for base in reversed(cls.__mro__) for name in vars(base).get("__annotations__", {})))
+    return tuple(
+        dict.fromkeys(name for base in reversed(cls.__mro__) for name in vars(base).get("__annotations__", {}))
+    )
 
 
 def key_names_of(cls: type) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ The repository port: what an application may ask of a collection of entities, wr
 import enum
 from abc import ABC
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar, get_args, get_origin
+from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar, cast, get_args, get_origin
 
 from attrs import frozen
 
@@ -184,7 +184,7 @@ class Repository(ABC, Generic[E]):
         """
         Return the entity with that *key*, or None.
         """
-        parts = key if isinstance(key, tuple) else (key,)
+        parts = cast("tuple[object, ...]", key) if isinstance(key, tuple) else (key,)
         names = self._gateway.key
         if len(parts) != len(names):
             raise self._refuse("get()", f"{key!r} has {len(parts)} parts", f"The key is ({', '.join(names)}).")

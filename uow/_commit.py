@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-
 from ._context import Context, run_all
 from ._hooks import Handlers
 from ._states import State, Verb
@@ -16,7 +15,6 @@ __all__ = ["ROUNDS", "commit"]
 
 ROUNDS = 100
 """How many rounds of handlers and hooks a commit waits for quiet."""
-
 
 
 def commit(context: Context, handlers: Handlers, unit: Any) -> None:
@@ -79,5 +77,3 @@ def _announce(context: Context, handlers: Handlers) -> None:
 
 def _name(call: object) -> str:
     return getattr(call, "__qualname__", repr(call))
-
-

@@ -28,6 +28,7 @@ __all__ = ["Context", "attach"]
 P = ParamSpec("P")
 R = TypeVar("R")
 logger = logging.getLogger("uow")
+_OWN_UNIT = "Give each thread and task a unit of its own."
 
 
 class Context:
@@ -78,7 +79,7 @@ class Context:
                 operation, self.root.title, "the unit's block was left", "Do it inside the block, or in a new one."
             )
         if (stranger := self.owner.stranger()) is not None:
-            raise WrongTask(operation, self.root.title, stranger, "Give each thread and task a unit of its own.")
+            raise WrongTask(operation, self.root.title, stranger, _OWN_UNIT)
         scope = self.stack[-1]
         if scope.state is not State.ACTIVE:
             scope.demand(Verb.WORK, operation)
@@ -161,7 +162,7 @@ class Context:
     def demand_end(self, scope: Scope, operation: str) -> None:
         """Raise unless *operation* may end *scope* here and now."""
         if (stranger := self.owner.stranger()) is not None:
-            raise WrongTask(operation, scope.title, stranger, "End it where it was entered.")
+            raise WrongTask(operation, scope.title, stranger, _OWN_UNIT)
         if scope.left:
             raise OutsideUnitOfWork(operation, scope.title, "its block was left", "End a scope inside its own block.")
         if not scope.state.open or scope.state is State.COMMITTING:
@@ -243,7 +244,7 @@ class Context:
         """End *scope* at the end of its block, with the exception that leaves it; raise what must not stay silent."""
         # A generator's block may be left by whichever thread or task collects the generator.
         if not isinstance(error, GeneratorExit) and (stranger := self.owner.stranger()) is not None:
-            raise WrongTask("leave the block", scope.title, stranger, "Leave it where it was entered.")
+            raise WrongTask("leave the block", scope.title, stranger, _OWN_UNIT)
         try:
             complaint = self._end_inner(scope, error)
             if scope.state.open:
@@ -251,8 +252,8 @@ class Context:
                     self._end_in_peace(scope)
                 else:
                     self.roll_back(scope, error or complaint)
-            if error is None and (complaint := complaint or _loss(scope)):
-                raise complaint
+            if error is None and (silent := complaint or _loss(scope)):
+                raise silent
         finally:
             scope.left = True
             if scope in self.stack:
@@ -328,7 +329,7 @@ def _loss(scope: Scope) -> BaseException | None:
 
 def run_all(hooks: list[Hook]) -> list[Exception]:
     """Run every hook, whatever the others do; return the errors."""
-    errors = []
+    errors: list[Exception] = []
     for hook in hooks:
         try:
             hook()
@@ -347,5 +348,3 @@ def attach(reason: BaseException | None, failures: list[Exception], when: str) -
         reason.add_note(f"Another error {when}: {failure!r}")
         if reason.__context__ is None and reason is not failure:
             reason.__context__ = failure
-
-

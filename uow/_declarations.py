@@ -3,7 +3,6 @@ What a unit's annotations declare: the repositories, checked when the class is m
 """
 
 import inspect
-import sys
 import typing
 from typing import Any, ClassVar, get_args, get_origin
 
@@ -57,8 +56,8 @@ def declare(cls: type, *, adapter: bool) -> None:
 
 def _attribute(cls: type, name: str, annotation: object) -> RepositoryAttribute:
     subject = f"{cls.__name__}.{name}"
-    repository = get_origin(annotation) or annotation
-    if not (isinstance(repository, type) and issubclass(repository, Repository)):
+    repository = _repository_class(get_origin(annotation) or annotation)
+    if repository is None:
         raise DefinitionError(
             subject,
             f"it is annotated with {annotation!r}, which is no repository",
@@ -74,6 +73,10 @@ def _attribute(cls: type, name: str, annotation: object) -> RepositoryAttribute:
             "Write Repository[Account], or subclass Repository[Account].",
         )
     return RepositoryAttribute(name, repository, entity)
+
+
+def _repository_class(candidate: object) -> type[Repository[Any]] | None:
+    return candidate if isinstance(candidate, type) and issubclass(candidate, Repository) else None
 
 
 def _demand_concrete(cls: type, attribute: RepositoryAttribute) -> None:
@@ -92,17 +95,15 @@ def _own_annotations(cls: type) -> dict[str, Any]:
     """Return what the body of *cls* annotates, resolved where it stands, so that local classes are found too."""
     annotations = inspect.get_annotations(cls)
     names: dict[str, Any] = {}
-    frame = sys._getframe(1)
+    frame = inspect.currentframe()
     while frame is not None and not names:
         if frame.f_globals.get("__name__") == cls.__module__:
             names = {**frame.f_globals, **frame.f_locals}
-        frame = frame.f_back  # type: ignore[assignment]
-    resolved = {}
+        frame = frame.f_back
+    resolved: dict[str, Any] = {}
     for name, annotation in annotations.items():
         try:
-            resolved[name] = (
-                eval(annotation, {**vars(typing), **names}) if isinstance(annotation, str) else annotation  # noqa: S307
-            )
+            resolved[name] = eval(annotation, {**vars(typing), **names}) if isinstance(annotation, str) else annotation
         except Exception as error:
             raise DefinitionError(
                 f"{cls.__name__}.{name}",

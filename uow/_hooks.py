@@ -3,7 +3,7 @@ Handlers of domain events, inside the transaction and after it.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from attrs import define, field
 
@@ -12,6 +12,7 @@ from uow.domain import Event
 __all__ = ["Handlers"]
 
 F = TypeVar("F", bound=Callable[..., object])
+_Entry: TypeAlias = tuple[type[Event], Callable[..., object]]
 
 
 @define(eq=False)
@@ -22,7 +23,7 @@ class Handlers:
     A handler of a class handles its subclasses' events too. Handlers run in the order they were registered in.
 
     >>> from attrs import frozen
-    >>> from uow.domain import Event
+    >>> from uow import Event, Handlers
     >>> @frozen
     ... class MoneyMoved(Event):
     ...     amount: int
@@ -32,8 +33,8 @@ class Handlers:
     ...     print(event.amount)
     """
 
-    _inside: list[tuple[type[Event], Callable[..., object]]] = field(factory=list, init=False)
-    _after: list[tuple[type[Event], Callable[..., object]]] = field(factory=list, init=False)
+    _inside: list[_Entry] = field(factory=list[_Entry], init=False)
+    _after: list[_Entry] = field(factory=list[_Entry], init=False)
 
     def before_commit(self, event: type[Event]) -> Callable[[F], F]:
         """

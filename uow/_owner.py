@@ -26,7 +26,7 @@ class Owner:
 
     handoff: bool
     home: tuple[int, object] = field(factory=_here)
-    busy: threading.RLock = field(factory=threading.RLock)  # type: ignore[valid-type]
+    busy: threading.RLock = field(factory=threading.RLock)
 
     def stranger(self) -> str | None:
         """Return who is here, in words, if it is not the owner."""

@@ -107,11 +107,11 @@ class Scope:
     left: bool = False
     written: Changes = field(factory=Changes)
     entered: float = field(factory=time.monotonic)
-    events: list[Event] = field(factory=list)
-    before_commit: list[Hook] = field(factory=list)
-    after_commit: list[Hook] = field(factory=list)
-    after_rollback: list[Hook] = field(factory=list)
-    added: list[tuple[Aggregate, list[Event]]] = field(factory=list)
+    events: list[Event] = field(factory=list[Event])
+    before_commit: list[Hook] = field(factory=list[Hook])
+    after_commit: list[Hook] = field(factory=list[Hook])
+    after_rollback: list[Hook] = field(factory=list[Hook])
+    added: list[tuple[Aggregate, list[Event]]] = field(factory=list[tuple[Aggregate, list[Event]]])
 
     @property
     def depth(self) -> int:
@@ -164,13 +164,10 @@ class Scope:
         parent = self.parent
         assert parent is not None
         parent.written += self.written
-        for mine, theirs in (
-            (self.events, parent.events),
-            (self.before_commit, parent.before_commit),
-            (self.after_commit, parent.after_commit),
-            (self.after_rollback, parent.after_rollback),
-        ):
-            theirs.extend(mine)  # type: ignore[arg-type]
+        parent.events.extend(self.events)
+        parent.before_commit.extend(self.before_commit)
+        parent.after_commit.extend(self.after_commit)
+        parent.after_rollback.extend(self.after_rollback)
         parent.added.extend(self.added)
 
     def discard(self) -> None:

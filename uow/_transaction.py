@@ -149,5 +149,3 @@ class Transaction(Protocol):
     def isolation(self) -> str | None:
         """The isolation level, where the adapter knows it without asking the database."""
         ...
-
-

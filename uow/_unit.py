@@ -219,7 +219,7 @@ class UnitOfWork(ABC):
     def _require(self, operation: str) -> Context:
         """Return the context of the unit that is open around this handle."""
         context = self._root._context
-        if context is None or self._scope is None and self._root is self:
+        if context is None or (self._scope is None and self._root is self):
             raise self._outside(operation)
         return context
 

@@ -22,8 +22,6 @@ class Record:
         self.__dict__ = values
 
 
-
-
 class View(Protocol):
     """
     What one unit sees of a store.

@@ -106,6 +106,7 @@ class Store:
     Constraints are declared on it, as a database has them in its schema.
 
     >>> from uow import entity
+    >>> from uow.adapters.memory import Store
     >>> @entity(key="number")
     ... class Account:
     ...     number: str
@@ -157,7 +158,7 @@ class Store:
         checked = Check(name, trace(criterion, entity, attributes_of(entity)))
         self.table(entity).checks.append(checked)
 
-    # ------------------------------------------------------------------------------------------------ failures on demand
+    # ----------------------------------------------------------------------------------------------- failures on demand
 
     def fail_next(self, operation: str, error: DatabaseError | type[DatabaseError]) -> None:
         """
@@ -193,7 +194,9 @@ class Store:
         table = self._tables.get(entity)
         if table is None:
             if not key_names_of(entity):
-                raise UnmappedEntity(entity, "nothing says what its key is", "Decorate the class with @entity(key=...).")
+                raise UnmappedEntity(
+                    entity, "nothing says what its key is", "Decorate the class with @entity(key=...)."
+                )
             if "__dict__" not in dir(entity):
                 raise UnmappedEntity(entity, "it has slots, so it cannot be tracked", "Use @entity, or slots=False.")
             table = self._tables.setdefault(entity, Table(entity))

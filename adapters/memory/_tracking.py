@@ -140,4 +140,5 @@ class Tracked:
 
 def tracked_as(entity: Any) -> Tracked | None:
     """Return what a unit, this one or an earlier one, knows of *entity*."""
-    return vars(entity).get(_MARK)
+    tracked: Tracked | None = vars(entity).get(_MARK)
+    return tracked

@@ -266,9 +266,7 @@ class FakeTransaction:
 
     def _taken(self, name: Name, how: str) -> UniqueViolation:
         entity, key = name
-        return UniqueViolation(
-            f"{entity.__name__} {key} {how}", None, "key", entity.__name__, self._shape(entity).key
-        )
+        return UniqueViolation(f"{entity.__name__} {key} {how}", None, "key", entity.__name__, self._shape(entity).key)
 
     # ----------------------------------------------------------------------------------------------- the transaction
 

@@ -3,7 +3,7 @@ What a savepoint must put back in memory: SQLAlchemy only forgets, and would rea
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 from attrs import define, field
 from sqlalchemy import inspect
@@ -13,7 +13,7 @@ from sqlalchemy.orm.base import LoaderCallableStatus
 
 __all__ = ["Level", "forget_generated"]
 
-_UNKNOWN = frozenset(LoaderCallableStatus)
+_Entry: TypeAlias = tuple[object, dict[str, Any]]
 
 
 @define(eq=False)
@@ -28,15 +28,15 @@ class Level:
     handle: SessionTransaction | None = None
     sent: bool = False
     tainted: bool = False
-    added: list[tuple[object, dict[str, Any]]] = field(factory=list)
-    outer: dict[int, tuple[object, dict[str, Any]]] = field(factory=dict)
-    unsure: list[object] = field(factory=list)
+    added: list[_Entry] = field(factory=list[_Entry])
+    outer: dict[int, _Entry] = field(factory=dict[int, _Entry])
+    unsure: list[object] = field(factory=list[object])
 
     def note_added(self, entity: object) -> None:
         """Remember what *entity* was like when it was added."""
         mapper = _mapper(entity)
         attributes = vars(entity)
-        self.added.append((entity, {key: attributes[key] for key in mapper.column_attrs.keys() if key in attributes}))
+        self.added.append((entity, {key: attributes[key] for key in _columns(mapper) if key in attributes}))
 
     def note_outer(self, entities: Iterable[object]) -> None:
         """Remember the outer values of *entities* that are about to be written, or were changed and will not be."""
@@ -69,11 +69,11 @@ class Level:
             _read_again(session, plain, stale)
 
 
-def forget_generated(added: Iterable[tuple[object, dict[str, Any]]]) -> None:
+def forget_generated(added: Iterable[_Entry]) -> None:
     """Make entities as new as when they were added: keys, versions and defaults that the database gave are gone."""
     for entity, before in added:
         attributes = vars(entity)
-        for key in _mapper(entity).column_attrs.keys():
+        for key in _columns(_mapper(entity)):
             if key in before:
                 attributes[key] = before[key]
             else:
@@ -81,9 +81,9 @@ def forget_generated(added: Iterable[tuple[object, dict[str, Any]]]) -> None:
 
 
 def _outer_values(state: InstanceState[Any]) -> dict[str, Any]:
-    """Return the loaded values of an entity as they were before it was changed; `_UNKNOWN` ones are such values too."""
+    """Return the loaded values of an entity as they were before it was changed, or a status where that is unknown."""
     mapper = state.mapper
-    values = {}
+    values: dict[str, Any] = {}
     for key in _keys(mapper):
         if key in state.committed_state:
             values[key] = state.committed_state[key]
@@ -121,8 +121,12 @@ def _read_again(session: Session, plain: Any, entities: list[object]) -> None:
 
 
 def _mapper(entity: object) -> Mapper[Any]:
-    return inspect(entity).mapper  # type: ignore[no-any-return, union-attr]
+    return inspect(entity).mapper  # type: ignore[no-any-return]
+
+
+def _columns(mapper: Mapper[Any]) -> list[str]:
+    return list(mapper.column_attrs.keys())
 
 
 def _keys(mapper: Mapper[Any]) -> list[str]:
-    return [*mapper.column_attrs.keys(), *mapper.relationships.keys()]
+    return [*_columns(mapper), *mapper.relationships.keys()]

@@ -3,6 +3,7 @@ The session of a unit: SQLAlchemy's own, with the unit's rules in front of it.
 """
 
 import functools
+import weakref
 from collections.abc import Callable
 from typing import Any, NoReturn, cast
 
@@ -101,14 +102,18 @@ for _name, _instead in _OWNED.items():
     setattr(UnitSession, _name, _forbidden(_name, _instead[0].upper() + _instead[1:]))
 
 
-@functools.cache
+_classes: weakref.WeakKeyDictionary[type[Session], type[UnitSession]] = weakref.WeakKeyDictionary()
+
+
 def session_class(base: type[Session]) -> type[UnitSession]:
     """
     Return a unit's session class that is also a *base*, the class of a user's ``sessionmaker``.
     """
     if issubclass(UnitSession, base):
         return UnitSession
-    return type(base.__name__, (UnitSession, base), {})
+    if base not in _classes:
+        _classes[base] = type(base.__name__, (UnitSession, base), {})
+    return _classes[base]
 
 
 @event.listens_for(UnitSession, "loaded_as_persistent")

@@ -3,7 +3,7 @@ The primitives of a unit, on a SQLAlchemy session.
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from sqlalchemy import Connection, CursorResult, Engine
 from sqlalchemy.orm import make_transient
@@ -73,7 +73,7 @@ class SqlAlchemyTransaction:
     @property
     def isolation(self) -> str | None:
         """The isolation level that the engine was made with."""
-        return self.engine.get_execution_options().get("isolation_level")  # type: ignore[no-any-return]
+        return self.engine.get_execution_options().get("isolation_level")
 
     @property
     def savepoint_name(self) -> str | None:
@@ -161,9 +161,10 @@ class SqlAlchemyTransaction:
         if level.handle is not None and not level.tainted:
             level.tainted = True
             level.note_outer(self.session.identity_map.values())
-        result = call(*args, **kwargs)
+        result: Any = call(*args, **kwargs)
+        rows = cast("CursorResult[Any]", result) if isinstance(result, CursorResult) else None
         if any(getattr(arg, "is_dml", False) for arg in args) or (
-            isinstance(result, CursorResult) and result.rowcount > 0 and not result.returns_rows
+            rows is not None and rows.rowcount > 0 and not rows.returns_rows
         ):
             self.wrote = True
             self.watcher.flushed(Changes(statements=1))

@@ -2,7 +2,7 @@
 The unit of work on SQLAlchemy.
 """
 
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session, sessionmaker
@@ -38,7 +38,7 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         engine, base, arguments = _take_apart(bind)
         self._engine = engine
         self._backend = backend_of(engine)
-        self._session_class = session_class(base)
+        self._session_class: type[UnitSession] = session_class(base)
         self._session_arguments = arguments
 
     @property
@@ -76,4 +76,5 @@ def _take_apart(bind: Any) -> tuple[Engine, type[Session], dict[str, Any]]:
             "the sessionmaker is not bound to one engine for one transaction",
             "Bind it to an engine: sessionmaker(engine), without binds and twophase.",
         )
-    return engine, bind.class_, {name: value for name, value in bind.kw.items() if name not in _OURS}
+    factory = cast("sessionmaker[Session]", bind)
+    return engine, factory.class_, {name: value for name, value in factory.kw.items() if name not in _OURS}

@@ -2,6 +2,7 @@
 The contract suite's bank on SQLAlchemy.
 """
 
+from functools import partial
 from typing import Any
 
 from sqlalchemy import CheckConstraint, Column, Engine, ForeignKey, Integer, String, Table, event, text
@@ -70,10 +71,15 @@ class SqlAlchemyHarness(Harness):
         self.name = engine.dialect.name
         metadata.drop_all(engine)
         metadata.create_all(engine)
-        self.statements: list[str] = []
+        self._statements: list[str] = []
         event.listen(engine, "before_cursor_execute", self._statement)
-        event.listen(engine, "commit", lambda connection: self.statements.append("COMMIT"))
-        event.listen(engine, "rollback", lambda connection: self.statements.append("ROLLBACK"))
+        event.listen(engine, "commit", partial(self._log, "COMMIT"))
+        event.listen(engine, "rollback", partial(self._log, "ROLLBACK"))
+
+    @property
+    def statements(self) -> list[str]:
+        """What was sent so far."""
+        return self._statements
 
     def bank(self, **options: Any) -> SqlBank:
         """Return a new unit on the engine."""
@@ -105,4 +111,7 @@ class SqlAlchemyHarness(Harness):
         self.engine.dispose()
 
     def _statement(self, connection: Any, cursor: Any, statement: str, *rest: object) -> None:
-        self.statements.append(statement)
+        self._log(statement)
+
+    def _log(self, statement: str, *rest: object) -> None:
+        self._statements.append(statement)

@@ -13,17 +13,18 @@ The contract of the framework as tests: every rule, written once, for every adap
 
 import pytest
 
-_MODULES = ("_nested", "_scopes")
+_MODULES = ("_nested", "_ownership", "_scopes")
 pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in _MODULES))
 
 from ._base import Contract  # noqa: E402
 from ._nested import NestedRules  # noqa: E402
+from ._ownership import OwnershipRules  # noqa: E402
 from ._scopes import ScopeRules  # noqa: E402
 
-__all__ = ["Contract", "ContractSuite", "NestedRules", "ScopeRules"]
+__all__ = ["Contract", "ContractSuite", "NestedRules", "OwnershipRules", "ScopeRules"]
 
 
-class ContractSuite(ScopeRules, NestedRules):
+class ContractSuite(ScopeRules, NestedRules, OwnershipRules):
     """
     Every group at once.
     """

@@ -1,5 +1,5 @@
 """
-Rules 1 to 4: no silent loss, explicit commit, nested units.
+Rules 1 and 2: no silent loss, explicit commit.
 """
 
 import logging
@@ -10,10 +10,7 @@ import pytest
 from uow import State
 from uow.errors import (
     DatabaseError,
-    NestedScopeOpen,
     NotNullViolation,
-    ScopeBroken,
-    UniqueViolation,
     UnitOfWorkEnded,
     UnitOfWorkRolledBack,
 )
@@ -30,7 +27,7 @@ REFUSED = None
 
 class ScopeRules(Contract):
     """
-    How a scope ends, and what is in it.
+    How a unit ends, and what is kept of it.
     """
 
     # ------------------------------------------------------------------------------------------------ 1. no silent loss

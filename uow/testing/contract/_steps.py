@@ -2,22 +2,33 @@
 Steps that many tests of the contract take.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from attrs import frozen
 
-from .._harness import Harness
-from .._model import Account, Bank
+from uow import Event
+from uow.testing._harness import Harness
+from uow.testing._model import Account, Bank
 
-__all__ = ["Oops", "balances", "execute", "needs_sql", "quiet", "sent_since", "stored"]
+__all__ = ["Noted", "Oops", "balances", "execute", "fail", "needs_sql", "quiet", "sent_since", "stored", "told"]
 
 
 class Oops(Exception):
     """
     What goes wrong in the application itself.
     """
+
+
+@frozen
+class Noted(Event):
+    """
+    Something worth a word, recorded on a unit itself.
+    """
+
+    text: str
 
 
 def stored(harness: Harness, *accounts: Account) -> None:
@@ -59,3 +70,13 @@ def execute(bank: Bank, sql: str) -> Any:
 
     session: Any = bank.session  # type: ignore[attr-defined]
     return session.execute(text(sql))
+
+
+def fail(error: Exception | None = None) -> None:
+    """Raise *error*, as a hook or handler."""
+    raise error or Oops()
+
+
+def told(seen: list[Any], word: object) -> Callable[[], None]:
+    """Return a hook that tells *seen* a word."""
+    return lambda: seen.append(word)

@@ -1,0 +1,117 @@
+"""
+The adapters: the bank on a database and on the fake, and the file that payments come in.
+"""
+
+import csv
+from collections.abc import Iterable, Iterator
+
+from sqlalchemy import BigInteger, CheckConstraint, Column, Engine, ForeignKey, Integer, String, Table, create_engine
+from sqlalchemy.orm import registry, relationship
+
+from uow.adapters.memory import FakeUnitOfWork, Store
+from uow.adapters.sqlalchemy import SqlAlchemyUnitOfWork
+
+from .domain import Account, Transfer
+from .port import Bank
+from .service import Line
+
+__all__ = ["HEADER", "FakeBank", "MalformedFile", "SqlBank", "make_engine", "make_store", "make_tables", "read_lines"]
+
+# ------------------------------------------------------------------------------------------------------- the database
+
+_registry = registry()
+# MariaDB takes "ann" and "Ann" for the same unless told otherwise.
+_EXACT = {"mysql_collate": "utf8mb4_bin", "mariadb_collate": "utf8mb4_bin"}
+
+_accounts = Table(
+    "accounts",
+    _registry.metadata,
+    Column("number", String(40), primary_key=True),
+    Column("balance", BigInteger, CheckConstraint("balance >= 0", name="account_not_overdrawn"), nullable=False),
+    **_EXACT,
+)
+_transfers = Table(
+    "transfers",
+    _registry.metadata,
+    Column("id", Integer, primary_key=True),
+    Column("reference", String(40), nullable=False, unique=True),
+    Column("source", ForeignKey(_accounts.c.number)),
+    Column("target", ForeignKey(_accounts.c.number), nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    **_EXACT,
+)
+
+_registry.map_imperatively(Account, _accounts)
+_registry.map_imperatively(
+    Transfer,
+    _transfers,
+    # Without it SQLAlchemy would not know that an account is to be written before the transfers to it.
+    properties={"_target": relationship(Account, foreign_keys=_transfers.c.target)},
+)
+
+
+class SqlBank(SqlAlchemyUnitOfWork, Bank):
+    """
+    The bank on a database.
+    """
+
+
+def make_engine(url: str) -> Engine:
+    """Connect to the database at *url*, with the drivers that ``uow[postgresql]`` and ``uow[mariadb]`` install."""
+    scheme, colon, rest = url.partition(":")
+    return create_engine({"mariadb": "mariadb+pymysql", "mysql": "mysql+pymysql"}.get(scheme, scheme) + colon + rest)
+
+
+def make_tables(engine: Engine) -> None:
+    """Make the tables that are not there yet."""
+    _registry.metadata.create_all(engine)
+
+
+# ----------------------------------------------------------------------------------------------------------- the fake
+
+
+class FakeBank(FakeUnitOfWork, Bank):
+    """
+    The bank in memory.
+    """
+
+
+def make_store() -> Store:
+    """Make an empty store with the constraints of the database."""
+    store = Store()
+    store.unique(Transfer, "reference")
+    store.foreign_key(Transfer, "source", Account)
+    store.foreign_key(Transfer, "target", Account)
+    store.check(Account, lambda account: account.balance >= 0, name="account_not_overdrawn")
+    return store
+
+
+# ----------------------------------------------------------------------------------------------------------- the file
+
+HEADER = ["reference", "source", "target", "amount"]
+
+
+class MalformedFile(Exception):
+    """
+    A file is no payments file.
+    """
+
+
+def read_lines(text: Iterable[str]) -> Iterator[Line]:
+    """
+    Read the lines of a payments file, one at a time; empty ones are passed over.
+
+    Raises:
+        MalformedFile: It does not begin with the header, or is no CSV file.
+    """
+    rows = csv.reader(text)
+    try:
+        header = [name.strip().lower() for name in next(rows, [])]
+        if header != HEADER:
+            found = repr(",".join(header)[:60])
+            raise MalformedFile(f"its first line must be {','.join(HEADER)!r}, and is {found}")
+        for row in rows:
+            if row:
+                yield Line(rows.line_num, row)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise MalformedFile(f"it cannot be read as CSV in UTF-8 behind line {rows.line_num}: {error}") from error
