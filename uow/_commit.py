@@ -28,8 +28,6 @@ def commit(context: Context, handlers: Handlers, unit: Any) -> None:
     deciding = False
     try:
         _settle(context, handlers, unit)
-        if root.state is not State.COMMITTING:
-            raise context.lose(root)
         deciding = True
         context.transaction.commit()
     except BaseException as error:
@@ -49,20 +47,23 @@ def _settle(context: Context, handlers: Handlers, unit: Any) -> None:
     """Run the handlers and hooks that belong inside, and what they cause, until nothing new comes."""
     root = context.root
     handled = hooked = 0
-    recent: list[str] = []
+    rounds: list[str] = []
     for _ in range(ROUNDS):
+        if root.state is not State.COMMITTING:
+            raise context.lose(root)
         context.run("commit()", context.transaction.flush)
         if handled == len(root.events) and hooked == len(root.before_commit):
             return
         events, handled = root.events[handled:], len(root.events)
         hooks, hooked = root.before_commit[hooked:], len(root.before_commit)
-        recent = [*(type(event).__name__ for event in events), *(_name(hook) for hook in hooks)]
+        rounds.append(", ".join([*(type(event).__name__ for event in events), *(_name(hook) for hook in hooks)]))
         for event in events:
             for handler in handlers.inside(event):
                 handler(event, unit)
         for hook in hooks:
             hook()
-    raise EventCycle(context.unit, ROUNDS, recent)
+    last = rounds.pop()
+    raise EventCycle(context.unit, ROUNDS, [*rounds[rounds.index(last) if last in rounds else -10 :], last][-10:])
 
 
 def _announce(context: Context, handlers: Handlers) -> None:

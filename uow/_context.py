@@ -51,8 +51,8 @@ class Context:
         self.root = Scope(unit, "root", observers=observers)
         self.stack = [self.root]
         transaction.watch(Watcher(self.run, self.fail, self.flushed, self.loaded, self.took_in))
-        self.root.move(Verb.ENTER)
         self.closed = False
+        self._enter(self.root)
 
     def __del__(self) -> None:
         if not self.closed:
@@ -155,9 +155,16 @@ class Context:
         parent = self.check("open a nested() scope")
         scope = Scope(self.unit, name or f"nested {len(self.stack)}", parent, self.observers)
         self.run("open a nested() scope", self.transaction.savepoint)
-        scope.move(Verb.ENTER)
         self.stack.append(scope)
+        self._enter(scope)
         return scope
+
+    def _enter(self, scope: Scope) -> None:
+        try:
+            scope.move(Verb.ENTER)
+        except BaseException as error:  # an interrupt: a block that was not entered will not be left
+            self.leave(scope, error)
+            raise
 
     def demand_end(self, scope: Scope, operation: str) -> None:
         """Raise unless *operation* may end *scope* here and now."""
@@ -257,7 +264,9 @@ class Context:
         finally:
             scope.left = True
             if scope in self.stack:
-                del self.stack[self.stack.index(scope) :]
+                for inner in self.stack[self.stack.index(scope) :]:
+                    inner.left = True
+                    self.stack.remove(inner)
             if scope is self.root and not self.closed:
                 self.close(broken=True)
 

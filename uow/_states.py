@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from attrs import frozen
 
-from .errors import Misuse, OutsideUnitOfWork, ScopeBroken, UnitOfWorkEnded
+from .errors import Misuse, OutsideUnitOfWork, ScopeBroken, UnitOfWorkActive, UnitOfWorkEnded
 
 __all__ = ["REFUSALS", "TRANSITIONS", "Refusal", "Rule", "State", "Verb", "table"]
 
@@ -121,8 +121,12 @@ _NESTED = "Put a step that may fail into a nested() scope and let its error leav
 
 REFUSALS = MappingProxyType(
     {
-        State.NEW: Refusal(OutsideUnitOfWork, "no scope is open", "Do it inside its `with` block."),
-        State.ACTIVE: Refusal(UnitOfWorkEnded, "the scope is active", "End it once."),
+        State.NEW: Refusal(OutsideUnitOfWork, "no scope of it is open", "Do it inside `with uow:`, through that unit."),
+        State.ACTIVE: Refusal(
+            UnitOfWorkActive,
+            "it is active already",
+            "Use `with uow.nested():` for a scope inside it, or give each use case a unit of its own.",
+        ),
         State.BROKEN: Refusal(ScopeBroken, "the database reported an error in this scope", _NESTED),
         State.DOOMED: Refusal(
             ScopeBroken,

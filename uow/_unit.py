@@ -16,9 +16,9 @@ from ._declarations import RepositoryAttribute, declare
 from ._gateways import CheckedGateway
 from ._hooks import Handlers
 from ._scope import Observer, Scope, Status
-from ._states import State
+from ._states import REFUSALS, State
 from ._transaction import Transaction
-from .errors import OutsideUnitOfWork, UnitOfWorkActive
+from .errors import Misuse
 
 __all__ = ["UnitOfWork"]
 
@@ -72,12 +72,7 @@ class UnitOfWork(ABC):
 
     def __enter__(self) -> Self:
         if self._scope is not None and not self._scope.left:
-            raise UnitOfWorkActive(
-                "enter the block",
-                self._scope.title,
-                "it is active already",
-                "Use `with uow.nested():` for a scope inside it, or give each use case a unit of its own.",
-            )
+            self._scope.refuse("enter the block")
         if self._root is self:
             self._context = Context(
                 type(self).__name__,
@@ -256,7 +251,6 @@ class UnitOfWork(ABC):
             raise self._outside("use it")
         return self._scope
 
-    def _outside(self, operation: str) -> OutsideUnitOfWork:
-        return OutsideUnitOfWork(
-            operation, type(self).__name__, "no scope of it is open", "Do it inside `with uow:`, through that unit."
-        )
+    def _outside(self, operation: str) -> Misuse:
+        refusal = REFUSALS[State.NEW]
+        return refusal.error(operation, type(self).__name__, refusal.reason, refusal.hint)

@@ -3,7 +3,8 @@ The primitives of a repository, in memory.
 """
 
 import heapq
-from collections.abc import Collection, Sequence
+import itertools
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from uow.domain import EntityNotFound, Expression, Lock, Query, equalities, matches, ordered
@@ -68,7 +69,7 @@ class FakeGateway(Generic[E]):
     def get(self, key: Key, lock: Lock | None, /) -> E | None:
         """Return the entity with that key, or None."""
         self._unit.flush()
-        if lock is not None and not self._lock(key, lock):
+        if not self._lock(key, lock):
             return None
         found: E | None = self._unit.load(self.entity, key, anew=lock is not None)
         return found
@@ -82,10 +83,9 @@ class FakeGateway(Generic[E]):
             keys = [by_row[id(record)] for record in ordered([record for _, record in found], query.order)]
         else:
             keys = [key for key, _ in found]
-        if query.lock is not None:
-            keys = [key for key in keys if self._lock(key, query.lock)]
         end = None if query.limit is None else query.offset + query.limit
-        return self._load(keys[query.offset : end], anew=query.lock is not None)
+        chosen = itertools.islice((key for key in keys if self._lock(key, query.lock)), query.offset, end)
+        return self._load(chosen, anew=query.lock is not None)
 
     def pages(self, where: Expression | None, size: int, after: E | None, /) -> Sequence[E]:
         """Return a page of entities in key order."""
@@ -104,12 +104,14 @@ class FakeGateway(Generic[E]):
         self._unit.flush()
         return any(True for _ in self._matching(where))
 
-    def _load(self, keys: Sequence[Key], *, anew: bool = False) -> Sequence[E]:
+    def _load(self, keys: Iterable[Key], *, anew: bool = False) -> Sequence[E]:
         entities = [self._unit.load(self.entity, key, anew=anew) for key in keys]
         return [entity for entity in entities if entity is not None]
 
-    def _lock(self, key: Key, lock: Lock) -> bool:
-        return self._unit.store.lock(self.entity, key, self._unit, shared=lock.shared, skip=lock.skip_locked)
+    def _lock(self, key: Key, lock: Lock | None) -> bool:
+        return lock is None or self._unit.store.lock(
+            self.entity, key, self._unit, shared=lock.shared, skip=lock.skip_locked
+        )
 
     def _matching(self, where: Expression | None) -> list[tuple[Key, Values]]:
         if where is None:

@@ -147,6 +147,11 @@ class Sqlite(Backend):
         """Take transaction control from the driver and turn foreign keys on, which SQLite needs for each connection."""
         raw = _raw(connection)
         mode = (raw.isolation_level, getattr(raw, "autocommit", None))
+        if raw.in_transaction and mode[1] is not False:
+            raise ConfigurationError(
+                "the pool gave out a connection on which another unit is at work, as it does for SQLite in memory",
+                "End the other unit first, or use a file.",
+            )
         if mode[1] is not None:
             raw.autocommit = True  # ends the transaction that mode False keeps open
             raw.autocommit = -1  # sqlite3.LEGACY_TRANSACTION_CONTROL

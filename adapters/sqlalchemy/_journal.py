@@ -3,7 +3,7 @@ What a savepoint must put back in memory: SQLAlchemy only forgets, and would rea
 """
 
 from collections.abc import Iterable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from attrs import define, field
 from sqlalchemy import inspect
@@ -86,11 +86,21 @@ def _outer_values(state: InstanceState[Any]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key in _keys(mapper):
         if key in state.committed_state:
-            values[key] = state.committed_state[key]
+            value = state.committed_state[key]
         elif key in state.dict:
             value = state.dict[key]
-            values[key] = list(value) if key in mapper.relationships and mapper.relationships[key].uselist else value
+        else:
+            continue
+        collection = key in mapper.relationships and mapper.relationships[key].uselist
+        values[key] = _members(value) if collection else value
     return values
+
+
+def _members(collection: Any) -> Any:
+    """Return what is in a list, set or mapping of related entities, or the status that stands for it."""
+    if isinstance(collection, LoaderCallableStatus):
+        return collection
+    return list(cast("dict[Any, Any]", collection).values() if isinstance(collection, dict) else collection)
 
 
 def _put_back(entity: object, values: dict[str, Any]) -> bool:

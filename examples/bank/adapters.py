@@ -20,25 +20,28 @@ __all__ = ["HEADER", "FakeBank", "MalformedFile", "SqlBank", "make_engine", "mak
 # ------------------------------------------------------------------------------------------------------- the database
 
 _registry = registry()
-# MariaDB takes "ann" and "Ann" for the same unless told otherwise.
-_EXACT = {"mysql_collate": "utf8mb4_bin", "mariadb_collate": "utf8mb4_bin"}
+_EXACT = "utf8mb4_bin"
+"""Without it MariaDB takes "ann" and "Ann" for the same."""
 
 _accounts = Table(
-    "accounts",
+    "demo_accounts",
     _registry.metadata,
     Column("number", String(40), primary_key=True),
-    Column("balance", BigInteger, CheckConstraint("balance >= 0", name="account_not_overdrawn"), nullable=False),
-    **_EXACT,
+    Column("balance", BigInteger, nullable=False),
+    CheckConstraint("balance >= 0", name="account_not_overdrawn"),
+    mysql_collate=_EXACT,
+    mariadb_collate=_EXACT,
 )
 _transfers = Table(
-    "transfers",
+    "demo_transfers",
     _registry.metadata,
     Column("id", Integer, primary_key=True),
     Column("reference", String(40), nullable=False, unique=True),
-    Column("source", ForeignKey(_accounts.c.number)),
-    Column("target", ForeignKey(_accounts.c.number), nullable=False),
+    Column("source", String(40), ForeignKey(_accounts.c.number)),
+    Column("target", String(40), ForeignKey(_accounts.c.number), nullable=False),
     Column("amount", BigInteger, nullable=False),
-    **_EXACT,
+    mysql_collate=_EXACT,
+    mariadb_collate=_EXACT,
 )
 
 _registry.map_imperatively(Account, _accounts)
@@ -106,7 +109,7 @@ def read_lines(text: Iterable[str]) -> Iterator[Line]:
     """
     rows = csv.reader(text)
     try:
-        header = [name.strip().lower() for name in next(rows, [])]
+        header = [name.strip().lower() for name in next(rows, ())]
         if header != HEADER:
             found = repr(",".join(header)[:60])
             raise MalformedFile(f"its first line must be {','.join(HEADER)!r}, and is {found}")
@@ -114,4 +117,4 @@ def read_lines(text: Iterable[str]) -> Iterator[Line]:
             if row:
                 yield Line(rows.line_num, row)
     except (csv.Error, UnicodeDecodeError) as error:
-        raise MalformedFile(f"it cannot be read as CSV in UTF-8 behind line {rows.line_num}: {error}") from error
+        raise MalformedFile(f"it cannot be read as CSV in UTF-8 near line {rows.line_num}: {error}") from error

@@ -15,6 +15,7 @@ def in_words(cents: int) -> str:
     """
     Write an amount as people do.
 
+    >>> from uow.examples.bank.domain import in_words
     >>> in_words(1250)
     '12.50'
     """
@@ -107,6 +108,6 @@ class Transfer(Aggregate):
         if source is not None:
             source.withdraw(amount)
         target.deposit(amount)
-        transfer = cls(reference, source and source.number, target.number, amount)
+        transfer = cls(reference, None if source is None else source.number, target.number, amount)
         transfer.record(MoneyMoved(reference, transfer.source, transfer.target, amount))
         return transfer

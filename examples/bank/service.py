@@ -43,7 +43,7 @@ class Report:
     """
 
     imported: int = 0
-    refused: list[Refusal] = field(factory=list)
+    refused: list[Refusal] = field(factory=list[Refusal])
 
 
 @define
@@ -67,7 +67,7 @@ class FileRefused(BankError):
     report: Report
 
     def __str__(self) -> str:
-        return f"the file was refused: {len(self.report.refused)} of its lines are bad"
+        return f"the file was refused; bad lines in it: {len(self.report.refused)}"
 
 
 @frozen

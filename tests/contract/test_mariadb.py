@@ -19,6 +19,7 @@ class TestMariadb(ContractSuite):
     @pytest.fixture
     def harness(self, mariadb_url: URL) -> Iterator[SqlAlchemyHarness]:
         """The bank on MariaDB."""
-        harness = SqlAlchemyHarness(create_engine(mariadb_url))
+        limits = "SET lock_wait_timeout = 10, innodb_lock_wait_timeout = 10"
+        harness = SqlAlchemyHarness(create_engine(mariadb_url, connect_args={"init_command": limits}))
         yield harness
         harness.close()

@@ -19,6 +19,6 @@ class TestPostgresql(ContractSuite):
     @pytest.fixture
     def harness(self, postgresql_url: URL) -> Iterator[SqlAlchemyHarness]:
         """The bank on PostgreSQL."""
-        harness = SqlAlchemyHarness(create_engine(postgresql_url))
+        harness = SqlAlchemyHarness(create_engine(postgresql_url, connect_args={"options": "-c lock_timeout=10s"}))
         yield harness
         harness.close()

