@@ -135,12 +135,12 @@ class Context:
     def status(self, scope: Scope, age: float) -> Status:
         """Say where *scope* is."""
         live = not self.closed
-        nested = scope.parent is not None and scope is self.innermost
+        sent = live and scope in self.stack[1:] and scope.state.open
         return Status(
             state=scope.state,
             name=scope.name,
             depth=scope.depth,
-            savepoint=self.transaction.savepoint_name if live and nested and scope.state.open else None,
+            savepoint=self.transaction.savepoint_name(scope.depth) if sent else None,
             begun=live and self.transaction.begun,
             pending=self.transaction.pending() if live and scope.state.open else Changes(),
             written=scope.written,
@@ -191,8 +191,8 @@ class Context:
         except BaseException as error:
             self.give_up(scope, error)
             raise
-        scope.move(Verb.RELEASE)
         scope.hand_over()
+        scope.move(Verb.RELEASE)
 
     def lose(self, scope: Scope) -> UnitOfWorkRolledBack:
         """Roll back a scope that cannot be kept although nobody said so; return the error that says it."""

@@ -140,9 +140,8 @@ class Transaction(Protocol):
         """Whether the database has begun a transaction."""
         ...
 
-    @property
-    def savepoint_name(self) -> str | None:
-        """The innermost savepoint's name in the database, None while it has none."""
+    def savepoint_name(self, depth: int, /) -> str | None:
+        """Return the name in the database of the savepoint at that depth, None before it was sent."""
         ...
 
     @property

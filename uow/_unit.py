@@ -72,7 +72,8 @@ class UnitOfWork(ABC):
 
     def __enter__(self) -> Self:
         if self._scope is not None and not self._scope.left:
-            self._scope.refuse("enter the block")
+            refusal = REFUSALS[State.ACTIVE]
+            raise refusal.error("enter the block", self._scope.title, refusal.reason, refusal.hint)
         if self._root is self:
             self._context = Context(
                 type(self).__name__,

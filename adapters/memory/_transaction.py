@@ -270,10 +270,9 @@ class FakeTransaction:
 
     # ----------------------------------------------------------------------------------------------- the transaction
 
-    @property
-    def savepoint_name(self) -> str | None:
-        """The innermost savepoint's name."""
-        return f"savepoint_{len(self.levels) - 1}"
+    def savepoint_name(self, depth: int, /) -> str | None:
+        """Return the name of the savepoint at that depth."""
+        return f"savepoint_{depth}"
 
     def savepoint(self) -> None:
         """Begin a nested scope."""

@@ -29,7 +29,8 @@ class Backend:
 
     def __init__(self, engine: Engine) -> None:
         self.dialect = engine.dialect.name
-        self.listening: weakref.WeakKeyDictionary[Connection, Any] = weakref.WeakKeyDictionary()
+        # Weak on both sides: an open unit that nobody uses any more must be collected, and say so.
+        self.listening: weakref.WeakKeyDictionary[Connection, weakref.ref[Any]] = weakref.WeakKeyDictionary()
         on_connect = getattr(engine.dialect, "_on_connect_isolation_level", None)
         for level in (on_connect, engine.get_execution_options().get("isolation_level")):
             if level == "AUTOCOMMIT":
@@ -48,7 +49,7 @@ class Backend:
         except (PoolTimeout, DBAPIError) as error:
             raise translate_connect(error, self.dialect) from (getattr(error, "orig", None) or error)
         try:
-            self.listening[connection] = listener
+            self.listening[connection] = weakref.ref(listener)
             self.prepare(connection)
             connection.begin()
             self.begin(connection)
@@ -86,7 +87,8 @@ class Backend:
         connection.close()
 
     def _translate(self, context: ExceptionContext) -> BaseException | None:
-        listener = None if context.connection is None else self.listening.get(context.connection)
+        reference = None if context.connection is None else self.listening.get(context.connection)
+        listener = None if reference is None else reference()
         if listener is None or not isinstance(context.sqlalchemy_exception, DBAPIError):
             return None
         error = translate(context.original_exception, self.dialect, disconnect=bool(context.is_disconnect))

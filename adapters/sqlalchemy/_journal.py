@@ -23,10 +23,23 @@ class Level:
 
     Args:
         handle: SQLAlchemy's savepoint; None at the root, which needs only what was added.
+
+        sent: Whether the savepoint is in the database.
+
+        wrote: Whether anything was written in it.
+
+        tainted: Whether statements were sent whose effect on what is loaded is not known.
+
+        added: The entities added, with their values before.
+
+        outer: The entities written or changed, with their outer values.
+
+        unsure: Entities whose outer values only the database knows.
     """
 
     handle: SessionTransaction | None = None
     sent: bool = False
+    wrote: bool = False
     tainted: bool = False
     added: list[_Entry] = field(factory=list[_Entry])
     outer: dict[int, _Entry] = field(factory=dict[int, _Entry])
@@ -51,6 +64,7 @@ class Level:
 
     def merge_into(self, parent: "Level") -> None:
         """Hand over to the scope around this one; what that one remembers is older and stays."""
+        parent.wrote |= self.wrote
         parent.tainted |= self.tainted
         parent.added.extend(self.added)
         if parent.handle is not None:
@@ -121,8 +135,6 @@ def _put_back(entity: object, values: dict[str, Any]) -> bool:
 
 def _read_again(session: Session, plain: Any, entities: list[object]) -> None:
     """Read *entities* from the database now; forget those that are only there inside the savepoint."""
-    for entity in entities:
-        session.expire(entity)
     for entity in entities:
         state: InstanceState[Any] = inspect(entity)
         found = plain.get(state.mapper.class_, state.identity, populate_existing=True)

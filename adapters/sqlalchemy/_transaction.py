@@ -43,7 +43,6 @@ class SqlAlchemyTransaction:
         self.plain: Any = super(UnitSession, self.session)
         self.checked_out: Connection | None = None
         self.levels = [Level()]
-        self.wrote = False
 
     def watch(self, watcher: Watcher, /) -> None:
         """Remember whom to tell."""
@@ -75,12 +74,12 @@ class SqlAlchemyTransaction:
         """The isolation level that the engine was made with."""
         return self.engine.get_execution_options().get("isolation_level")
 
-    @property
-    def savepoint_name(self) -> str | None:
-        """The innermost savepoint's name, None before it was sent."""
-        if self.checked_out is None or not self.levels[-1].sent:
-            return None
-        return getattr(self.checked_out.get_nested_transaction(), "_savepoint", None)
+    def savepoint_name(self, depth: int, /) -> str | None:
+        """Return the name of the savepoint at that depth, None before it was sent."""
+        savepoint: Any = self.checked_out and self.checked_out.get_nested_transaction()
+        for level in self.levels[:depth:-1]:
+            savepoint = savepoint._previous_nested if level.sent else savepoint
+        return savepoint._savepoint if savepoint is not None and self.levels[depth].sent else None
 
     def flush(self) -> None:
         """Write what is pending."""
@@ -102,7 +101,7 @@ class SqlAlchemyTransaction:
         self.session.flush()
         level = self.levels[-1]
         if level.sent and self.checked_out is not None:
-            self.backend.confirm(self.checked_out, wrote=self.wrote)
+            self.backend.confirm(self.checked_out, wrote=any(level.wrote for level in self.levels))
         assert level.handle is not None
         level.handle.commit()
         self.levels.pop().merge_into(self.levels[-1])
@@ -121,7 +120,7 @@ class SqlAlchemyTransaction:
         """Commit, once the database still has the transaction, and look at its answer."""
         self.session.flush()
         if self.checked_out is not None:
-            self.backend.confirm(self.checked_out, wrote=self.wrote)
+            self.backend.confirm(self.checked_out, wrote=any(level.wrote for level in self.levels))
             self.backend.commit(self.checked_out)
         self.plain.commit()
 
@@ -166,7 +165,7 @@ class SqlAlchemyTransaction:
         if any(getattr(arg, "is_dml", False) for arg in args) or (
             rows is not None and rows.rowcount > 0 and not rows.returns_rows
         ):
-            self.wrote = True
+            self.levels[-1].wrote = True
             self.watcher.flushed(Changes(statements=1))
         return result
 
@@ -188,7 +187,7 @@ class SqlAlchemyTransaction:
             level.note_outer(session.dirty)
             level.note_outer(session.deleted)
         if changes := self.pending():
-            self.wrote = True
+            level.wrote = True
             self.watcher.flushed(changes)
 
     def flushing(self) -> None:
@@ -203,5 +202,6 @@ class SqlAlchemyTransaction:
         level = self.levels[-1]
         if level.handle is not None:
             level.note_outer(self.session.dirty)
+            level.note_outer(self.session.deleted)
         else:  # a flush failed at the root: what is loaded stays readable
             self.plain.expunge_all()

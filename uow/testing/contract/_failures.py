@@ -17,6 +17,7 @@ from uow.errors import (
     NotNullViolation,
     ScopeBroken,
     UniqueViolation,
+    UnitOfWorkError,
     UnitOfWorkRolledBack,
 )
 from uow.testing._harness import Harness
@@ -170,6 +171,19 @@ class FailureRules(Contract):
                 bank.flush()
                 harness.kill(bank)
                 bank.accounts.add(Account("B-2", "Bob"))
+                bank.commit()
+
+        assert harness.idle()
+        assert [] == harness.numbers()
+        assert works(harness)
+
+    def test_rule_09_a_database_that_disappears_under_the_commit_keeps_nothing(self, harness: Harness) -> None:
+        """commit() with everything written and the database gone raises an error of the framework's own."""
+        with pytest.raises(UnitOfWorkError):
+            with harness.bank() as bank:
+                bank.accounts.add(Account("A-1", "Ann"))
+                bank.flush()
+                harness.kill(bank)
                 bank.commit()
 
         assert harness.idle()

@@ -18,6 +18,7 @@ from uow.errors import (
     NotNullViolation,
     OutsideUnitOfWork,
     UnitOfWorkActive,
+    UnitOfWorkEnded,
     UnitOfWorkRolledBack,
     WrongTask,
 )
@@ -111,11 +112,11 @@ class OwnershipRules(Contract):
 
         assert ["A-1"] == harness.numbers()
 
-    def test_rule_05_a_unit_that_committed_is_active_until_it_was_left(self, harness: Harness) -> None:
+    def test_rule_05_a_unit_that_committed_is_not_entered_again_inside_its_block(self, harness: Harness) -> None:
         """Inside its own block a unit cannot be entered again, even after commit()."""
         with harness.bank() as bank:
             bank.commit()
-            with pytest.raises(UnitOfWorkActive):
+            with pytest.raises(UnitOfWorkEnded, match="Leave the block"):
                 bank.__enter__()
 
         assert harness.idle()
@@ -249,11 +250,14 @@ class OwnershipRules(Contract):
     def test_rule_06_an_open_scope_that_is_collected_is_a_resource_warning(self, harness: Harness) -> None:
         """A scope that is garbage-collected open is rolled back, with a ResourceWarning that names the unit."""
         units = [harness.bank().__enter__()]
+        told: list[str] = []
+        units[0].after_rollback(lambda: told.append("rolled back"))
         units[0].accounts.add(Account("A-1", "Ann"))
         units[0].flush()
         with pytest.warns(ResourceWarning, match=f"{type(units[0]).__name__}.*never left.*Enter a unit with `with`"):
             drop(units)
 
+        assert ["rolled back"] == told
         assert harness.idle()
         assert [] == harness.numbers()
 
