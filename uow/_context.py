@@ -5,7 +5,8 @@ One entered unit: its transaction, its owner and its stack of scopes. The rules 
 import logging
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 from uow.domain import Aggregate, Event, journal_of
@@ -87,16 +88,23 @@ class Context:
 
     def run(self, operation: str, call: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Do one operation under the rules: by its owner, in a scope that can work, one at a time."""
+        with self.alone(operation):
+            self.check(operation)
+            try:
+                return call(*args, **kwargs)
+            except DatabaseError as error:
+                self.fail(error)
+                raise
+
+    @contextmanager
+    def alone(self, operation: str) -> Generator[None]:
+        """Keep other threads out while *operation* is under way."""
         if not self.owner.busy.acquire(blocking=False):
             raise WrongTask(
                 operation, self.root.title, "another thread is using it at this moment", "Use it from one at a time."
             )
         try:
-            self.check(operation)
-            return call(*args, **kwargs)
-        except DatabaseError as error:
-            self.fail(error)
-            raise
+            yield
         finally:
             self.owner.busy.release()
 
@@ -231,11 +239,12 @@ class Context:
             elif not doomed:
                 self.transaction.rollback_to_savepoint()
             clean = True
-        except Exception as failure:
+        except BaseException as failure:
+            for outer in self.stack if nested else ():  # what was to be undone may still be in the transaction
+                outer.mark(failure, doom=True)
+            if not isinstance(failure, Exception):
+                raise
             failures.append(failure)
-            if nested and isinstance(failure, DatabaseError):
-                for outer in self.stack:
-                    outer.mark(failure, doom=True)
         finally:
             scope.move(Verb.ROLLBACK, reason)
             scope.discard()

@@ -13,7 +13,6 @@ from uow.domain import Aggregate, Event, journal_of
 
 from ._states import REFUSALS, TRANSITIONS, State, Verb
 from ._transaction import Changes
-from .errors import DatabaseError
 
 __all__ = ["Hook", "Observer", "Scope", "Status", "Transition"]
 
@@ -153,7 +152,7 @@ class Scope:
                 except Exception:
                     logger.exception("Observer %r failed at %s: %s", observer, self.title, verb.value)
 
-    def mark(self, error: DatabaseError, *, doom: bool) -> None:
+    def mark(self, error: BaseException, *, doom: bool) -> None:
         """Mark an open scope as broken or doomed by *error*; the first error stays the cause."""
         verb = Verb.DOOM if doom else Verb.BREAK
         if (self.state, verb) in TRANSITIONS:

@@ -4,7 +4,8 @@ The port: a unit of work, as applications and adapters see it.
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -90,7 +91,9 @@ class UnitOfWork(ABC):
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._require("leave the block").leave(self._entered, exc)
+        context = self._require("leave the block")
+        with context.alone("leave the block"):
+            context.leave(self._entered, exc)
 
     def nested(self, name: str | None = None) -> Self:
         """
@@ -127,11 +130,11 @@ class UnitOfWork(ABC):
 
             uow.errors.CommitOutcomeUnknown: The connection was lost while the database was committing.
         """
-        context = self._ending("commit()")
-        if self._root is self:
-            commit(context, self._handlers, self)
-        else:
-            context.release(self._entered)
+        with self._ending("commit()") as context:
+            if self._root is self:
+                commit(context, self._handlers, self)
+            else:
+                context.release(self._entered)
 
     def rollback(self) -> None:
         """
@@ -142,8 +145,8 @@ class UnitOfWork(ABC):
 
             uow.errors.UnitOfWorkEnded: It ended before.
         """
-        context = self._ending("rollback()")
-        context.roll_back(self._entered, None)
+        with self._ending("rollback()") as context:
+            context.roll_back(self._entered, None)
 
     def flush(self) -> None:
         """
@@ -237,10 +240,12 @@ class UnitOfWork(ABC):
         context.check(operation)
         return context
 
-    def _ending(self, operation: str) -> Context:
+    @contextmanager
+    def _ending(self, operation: str) -> Generator[Context]:
         context = self._require(operation)
-        context.demand_end(self._entered, operation)
-        return context
+        with context.alone(operation):
+            context.demand_end(self._entered, operation)
+            yield context
 
     def _register(self, hook: H, kind: str) -> H:
         self._usable(f"register a hook with {kind}()").register(hook, kind)

@@ -133,11 +133,15 @@ class MariaDb(Backend):
     """
 
     def confirm(self, connection: Connection, *, wrote: bool) -> None:
-        """Look at the status that the server sent with its last answer; asks nothing."""
+        """Look at the status that the server sent with its last answer; ask only if that says no."""
         super().confirm(connection, wrote=wrote)
+        raw = _raw(connection)
         in_transaction = 1  # SERVER_STATUS_IN_TRANS, MariaDB's manual on the OK packet
-        if wrote and not _raw(connection).server_status & in_transaction:
-            raise _gone("mariadb")
+        if wrote and not raw.server_status & in_transaction:
+            with raw.cursor() as cursor:
+                cursor.execute("DO 0")  # the driver does not look at the status behind rows, as of INSERT … RETURNING
+            if not raw.server_status & in_transaction:
+                raise _gone("mariadb")
 
 
 class Sqlite(Backend):

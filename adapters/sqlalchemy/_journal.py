@@ -2,17 +2,20 @@
 What a savepoint must put back in memory: SQLAlchemy only forgets, and would read it again behind the caller's back.
 """
 
+import copy
 from collections.abc import Iterable
 from typing import Any, TypeAlias, cast
 
 from attrs import define, field
 from sqlalchemy import inspect
+from sqlalchemy.ext.mutable import MutableBase
 from sqlalchemy.orm import InstanceState, Mapper, Session, SessionTransaction
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.orm.base import LoaderCallableStatus
 
-__all__ = ["Level", "forget_generated"]
+__all__ = ["Level", "make_new"]
 
+_IMMUTABLE = frozenset({str, int, float, bool, bytes, type(None), LoaderCallableStatus})
 _Entry: TypeAlias = tuple[object, dict[str, Any]]
 
 
@@ -30,6 +33,8 @@ class Level:
 
         tainted: Whether statements were sent whose effect on what is loaded is not known.
 
+        unsettled: Whether RELEASE was interrupted, so that nobody knows whether the savepoint exists.
+
         added: The entities added, with their values before.
 
         outer: The entities written or changed, with their outer values.
@@ -41,15 +46,15 @@ class Level:
     sent: bool = False
     wrote: bool = False
     tainted: bool = False
+    unsettled: bool = False
     added: list[_Entry] = field(factory=list[_Entry])
     outer: dict[int, _Entry] = field(factory=dict[int, _Entry])
     unsure: list[object] = field(factory=list[object])
 
     def note_added(self, entity: object) -> None:
         """Remember what *entity* was like when it was added."""
-        mapper = _mapper(entity)
-        attributes = vars(entity)
-        self.added.append((entity, {key: attributes[key] for key in _columns(mapper) if key in attributes}))
+        state: InstanceState[Any] = inspect(entity)
+        self.added.append((entity, {key: state.dict[key] for key in _keys(state.mapper) if key in state.dict}))
 
     def note_outer(self, entities: Iterable[object]) -> None:
         """Remember the outer values of *entities* that are about to be written, or were changed and will not be."""
@@ -74,7 +79,7 @@ class Level:
 
     def restore(self, session: Session, plain: Any) -> None:
         """Put the outer values back after *session* rolled back to the savepoint; *plain* is it without the rules."""
-        forget_generated(self.added)
+        make_new(self.added)
         stale = [entity for entity in self.unsure if entity in session]
         for entity, values in self.outer.values():
             if entity in session and not _put_back(entity, values):
@@ -83,15 +88,22 @@ class Level:
             _read_again(session, plain, stale)
 
 
-def forget_generated(added: Iterable[_Entry]) -> None:
-    """Make entities as new as when they were added: keys, versions and defaults that the database gave are gone."""
+def make_new(added: Iterable[_Entry]) -> None:
+    """Make entities as new as when they were added: what the database gave them, such as a key, is gone."""
     for entity, before in added:
-        attributes = vars(entity)
-        for key in _columns(_mapper(entity)):
-            if key in before:
-                attributes[key] = before[key]
+        state: InstanceState[Any] = inspect(entity)
+        mapper = state.mapper
+        for key in _keys(mapper):
+            if key not in before:
+                state.dict.pop(key, None)
+                state.committed_state.pop(key, None)
+            elif key not in mapper.relationships:
+                state.dict[key] = before[key]
             else:
-                attributes.pop(key, None)
+                if not mapper.relationships[key].uselist:
+                    state.dict[key] = before[key]
+                # Related entities count as added, so that a flush will write the reference again.
+                state.committed_state[key] = LoaderCallableStatus.NO_VALUE
 
 
 def _outer_values(state: InstanceState[Any]) -> dict[str, Any]:
@@ -106,8 +118,13 @@ def _outer_values(state: InstanceState[Any]) -> dict[str, Any]:
         else:
             continue
         collection = key in mapper.relationships and mapper.relationships[key].uselist
-        values[key] = _members(value) if collection else value
+        values[key] = _members(value) if collection else _frozen(value)
     return values
+
+
+def _frozen(value: Any) -> Any:
+    """Return *value* so that a change in place does not change it."""
+    return value if type(value) in _IMMUTABLE or hasattr(value, "_sa_instance_state") else copy.deepcopy(value)
 
 
 def _members(collection: Any) -> Any:
@@ -124,13 +141,12 @@ def _put_back(entity: object, values: dict[str, Any]) -> bool:
     if surplus:
         assert state.session is not None
         state.session.expire(entity, surplus)
-    known = True
-    for key, value in values.items():
-        if isinstance(value, LoaderCallableStatus):
-            known = False
-        else:
-            set_committed_value(entity, key, value)
-    return known
+    restored = [key for key, value in values.items() if not isinstance(value, LoaderCallableStatus)]
+    for key in restored:
+        set_committed_value(entity, key, values[key])
+    if any(isinstance(values[key], MutableBase) for key in restored):
+        state.manager.dispatch.refresh(state, None, restored)  # where such a value learns whose it is
+    return len(restored) == len(values)
 
 
 def _read_again(session: Session, plain: Any, entities: list[object]) -> None:
@@ -142,13 +158,5 @@ def _read_again(session: Session, plain: Any, entities: list[object]) -> None:
             session.expunge(entity)
 
 
-def _mapper(entity: object) -> Mapper[Any]:
-    return inspect(entity).mapper  # type: ignore[no-any-return]
-
-
-def _columns(mapper: Mapper[Any]) -> list[str]:
-    return list(mapper.column_attrs.keys())
-
-
 def _keys(mapper: Mapper[Any]) -> list[str]:
-    return [*_columns(mapper), *mapper.relationships.keys()]
+    return [*mapper.column_attrs.keys(), *mapper.relationships.keys()]

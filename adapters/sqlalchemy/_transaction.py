@@ -13,7 +13,7 @@ from uow.errors import DatabaseError
 
 from ._backends import Backend
 from ._gateway import SqlAlchemyGateway
-from ._journal import Level, forget_generated
+from ._journal import Level, make_new
 from ._session import UnitSession
 
 __all__ = ["SqlAlchemyTransaction"]
@@ -43,6 +43,7 @@ class SqlAlchemyTransaction:
         self.plain: Any = super(UnitSession, self.session)
         self.checked_out: Connection | None = None
         self.levels = [Level()]
+        self.exposed = False
 
     def watch(self, watcher: Watcher, /) -> None:
         """Remember whom to tell."""
@@ -95,6 +96,9 @@ class SqlAlchemyTransaction:
         """Begin a nested scope; SQLAlchemy sends SAVEPOINT with its first statement."""
         self.session.flush()
         self.levels.append(Level(self.plain.begin(nested=True)))
+        if self.exposed:  # statements on that connection pass by the session, which would send SAVEPOINT with its own
+            self.plain.connection()
+            self._taint()
 
     def release(self) -> None:
         """Release the savepoint, once the database still has the transaction."""
@@ -103,7 +107,11 @@ class SqlAlchemyTransaction:
         if level.sent and self.checked_out is not None:
             self.backend.confirm(self.checked_out, wrote=any(level.wrote for level in self.levels))
         assert level.handle is not None
-        level.handle.commit()
+        try:
+            level.handle.commit()
+        except BaseException:
+            level.unsettled = level.sent
+            raise
         self.levels.pop().merge_into(self.levels[-1])
 
     def rollback_to_savepoint(self) -> None:
@@ -114,6 +122,8 @@ class SqlAlchemyTransaction:
             level.handle.rollback()
         finally:
             self.levels.pop()
+        if level.unsettled:
+            raise DatabaseError("RELEASE SAVEPOINT failed half-way, so the scope cannot be undone alone")
         level.restore(self.session, self.plain)
 
     def commit(self) -> None:
@@ -135,7 +145,7 @@ class SqlAlchemyTransaction:
         finally:
             for entity, _ in added:
                 make_transient(entity)
-            forget_generated(added)
+            make_new(added)
 
     def close(self, *, broken: bool = False) -> None:
         """Close the session and give the connection back, or throw it away."""
@@ -156,11 +166,9 @@ class SqlAlchemyTransaction:
 
     def past_the_orm(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Do what SQLAlchemy does not track: remember everything loaded first, in case it is rolled back."""
-        level = self.levels[-1]
-        if level.handle is not None and not level.tainted:
-            level.tainted = True
-            level.note_outer(self.session.identity_map.values())
+        self._taint()
         result: Any = call(*args, **kwargs)
+        self.exposed |= isinstance(result, Connection)
         rows = cast("CursorResult[Any]", result) if isinstance(result, CursorResult) else None
         if any(getattr(arg, "is_dml", False) for arg in args) or (
             rows is not None and rows.rowcount > 0 and not rows.returns_rows
@@ -169,10 +177,17 @@ class SqlAlchemyTransaction:
             self.watcher.flushed(Changes(statements=1))
         return result
 
+    def _taint(self) -> None:
+        level = self.levels[-1]
+        if level.handle is not None and not level.tainted:
+            level.tainted = True
+            level.note_outer(self.session.identity_map.values())
+
     def loaded(self, entity: object) -> None:
         """Take note of an entity that came from the database."""
-        if self.levels[-1].tainted and self.levels[-1].handle is not None:
-            self.levels[-1].note_unsure(entity)
+        for level in self.levels:
+            if level.tainted:
+                level.note_unsure(entity)
         self.watcher.loaded(entity)
 
     def took_in(self, entity: object) -> None:
