@@ -9,7 +9,7 @@ from typing import Any
 from ._context import Context, run_all
 from ._hooks import Handlers
 from ._states import State, Verb
-from .errors import AfterCommitFailed, CommitOutcomeUnknown, EventCycle
+from .errors import AfterCommitFailed, CommitOutcomeUnknown, ConnectionLost, EventCycle
 
 __all__ = ["ROUNDS", "commit"]
 
@@ -25,22 +25,42 @@ def commit(context: Context, handlers: Handlers, unit: Any) -> None:
     if root.state in (State.BROKEN, State.DOOMED):
         raise context.lose(root)
     root.move(Verb.COMMIT)
-    deciding = False
     try:
         _settle(context, handlers, unit)
-        deciding = True
-        context.transaction.commit()
+        context.run("commit()", context.transaction.confirm)
+        _decide(context)
+    except CommitOutcomeUnknown as error:
+        error.unit = root.title
+        _leave_in_doubt(context, error)
+        raise
     except BaseException as error:
-        # An interrupt while COMMIT is on its way leaves the question open just as a lost answer does.
-        if deciding and (isinstance(error, CommitOutcomeUnknown) or not isinstance(error, Exception)):
-            root.lost = error
-            root.move(Verb.DOUBT, error)
-            context.close(broken=True)
-        else:
-            context.give_up(root, error)
+        context.give_up(root, error)
         raise
     root.move(Verb.DURABLE)
     _announce(context, handlers)
+
+
+def _decide(context: Context) -> None:
+    """Send COMMIT. What interrupts it, a lost connection or a signal, leaves open whether the work is durable."""
+    context.deciding = True
+    try:
+        context.transaction.commit()
+    except ConnectionLost as error:
+        reason = "the connection was lost while COMMIT was on its way"
+        raise CommitOutcomeUnknown(context.root.title, reason) from error
+    except Exception:
+        raise
+    except BaseException as error:
+        _leave_in_doubt(context, error)
+        raise
+    finally:
+        context.deciding = False
+
+
+def _leave_in_doubt(context: Context, error: BaseException) -> None:
+    context.root.lost = error
+    context.root.move(Verb.DOUBT, error)
+    context.close(broken=True)
 
 
 def _settle(context: Context, handlers: Handlers, unit: Any) -> None:

@@ -38,6 +38,7 @@ class Context:
     """
 
     closed = True
+    deciding = False
 
     def __init__(
         self, unit: str, transaction: Transaction, *, observers: tuple[Observer, ...], strict: bool, handoff: bool
@@ -110,6 +111,8 @@ class Context:
 
     def fail(self, error: DatabaseError) -> None:
         """Mark what *error* breaks: the scope it happened in, or every open one if it dooms the unit."""
+        if self.deciding:  # commit() says what becomes of the unit
+            return
         for scope in self.stack if error.dooms else self.stack[-1:]:
             scope.mark(error, doom=error.dooms)
 
@@ -131,7 +134,7 @@ class Context:
         if isinstance(entity, Aggregate):
             journal = journal_of(entity)
             scope = self.innermost
-            scope.added.append((entity, list(journal.pending)))
+            scope.added.append((weakref.ref(entity), list(journal.pending)))
             scope.events.extend(journal.pending)
             journal.pending.clear()
             journal.sink = self.sink

@@ -76,7 +76,9 @@ def _attribute(cls: type, name: str, annotation: object) -> RepositoryAttribute:
 
 
 def _repository_class(candidate: object) -> type[Repository[Any]] | None:
-    return candidate if isinstance(candidate, type) and issubclass(candidate, Repository) else None
+    if isinstance(candidate, type) and issubclass(candidate, Repository):
+        return candidate  # pyright: ignore[reportUnknownVariableType]
+    return None
 
 
 def _demand_concrete(cls: type, attribute: RepositoryAttribute) -> None:

@@ -4,6 +4,7 @@ One scope: its state and everything that lives and dies with it.
 
 import logging
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from typing import NoReturn, TypeAlias
 
@@ -19,6 +20,8 @@ __all__ = ["Hook", "Observer", "Scope", "Status", "Transition"]
 logger = logging.getLogger("uow")
 
 Hook: TypeAlias = Callable[[], object]
+# Weak: an aggregate that nobody holds need not be made new again, and a long import must not hold all of them.
+_Added: TypeAlias = tuple["weakref.ref[Aggregate]", list[Event]]
 
 
 @frozen
@@ -110,7 +113,7 @@ class Scope:
     before_commit: list[Hook] = field(factory=list[Hook])
     after_commit: list[Hook] = field(factory=list[Hook])
     after_rollback: list[Hook] = field(factory=list[Hook])
-    added: list[tuple[Aggregate, list[Event]]] = field(factory=list[tuple[Aggregate, list[Event]]])
+    added: list["_Added"] = field(factory=list["_Added"])
 
     @property
     def depth(self) -> int:
@@ -172,7 +175,9 @@ class Scope:
     def discard(self) -> None:
         """Forget what lives in this scope: it was rolled back. What was added is in no unit again."""
         self.events.clear()
-        for aggregate, events in self.added:
+        for reference, events in self.added:
+            if (aggregate := reference()) is None:
+                continue
             journal = journal_of(aggregate)
             journal.sink = None
             journal.pending[:] = events

@@ -121,9 +121,13 @@ class Transaction(Protocol):
         """Undo the innermost savepoint's work, in the database and in every entity it touched, and end it."""
         ...
 
+    def confirm(self) -> None:
+        """Write what is pending and raise unless the database could commit now; nothing is durable yet."""
+        ...
+
     def commit(self) -> None:
         """
-        Make the work durable, or raise: a DatabaseError if it certainly is not, CommitOutcomeUnknown if nobody knows.
+        Make the work durable, or raise a DatabaseError; ConnectionLost is taken to say that nobody knows.
         """
         ...
 

@@ -59,12 +59,12 @@ class Table:
     """
 
     entity: type
-    rows: dict[Key, Row] = field(factory=dict)
+    rows: dict[Key, Row] = field(factory=dict[Key, Row])
     last_id: int = 0
-    uniques: list[tuple[str, ...]] = field(factory=list)
-    indexes: dict[tuple[str, ...], dict[Key, set[Key]]] = field(factory=dict)
-    not_null: set[str] = field(factory=set)
-    checks: list[Check] = field(factory=list)
+    uniques: list[tuple[str, ...]] = field(factory=list[tuple[str, ...]])
+    indexes: dict[tuple[str, ...], dict[Key, set[Key]]] = field(factory=dict[tuple[str, ...], dict[Key, set[Key]]])
+    not_null: set[str] = field(factory=set[str])
+    checks: list[Check] = field(factory=list[Check])
 
     @property
     def name(self) -> str:

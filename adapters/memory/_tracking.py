@@ -12,10 +12,15 @@ from uow.domain import attributes_of, key_names_of, version_name_of
 
 from ._store import Key, Values
 
-__all__ = ["Shape", "Tracked", "tracked_as"]
+__all__ = ["Shape", "Tracked", "attributes_in", "tracked_as"]
 
 _MARK = "_uow_tracked"
 _IMMUTABLE = frozenset({str, int, float, bool, bytes, type(None), complex})
+
+
+def attributes_in(entity: object) -> Values:
+    """Return the ``__dict__`` of *entity*, past whatever a mapper put in front of it."""
+    return vars(entity)
 
 
 def freeze(value: Any) -> Any:
@@ -47,7 +52,10 @@ class Shape:
     def make(self) -> Any:
         """Return an instance without calling ``__init__``, as a mapper does."""
         mapper = getattr(self.entity, "__mapper__", None)
-        return object.__new__(self.entity) if mapper is None else mapper.class_manager.new_instance()
+        if mapper is not None:
+            return mapper.class_manager.new_instance()
+        made: object = object.__new__(self.entity)
+        return made
 
     def key_of(self, attributes: Values) -> Key:
         """Return the key among *attributes*."""
@@ -101,7 +109,7 @@ class Tracked:
     @classmethod
     def of(cls, shape: Shape, entity: Any) -> "Tracked":
         """Track *entity*, and let it be known when it comes to another unit."""
-        tracked = cls(shape, weakref.ref(entity), vars(entity))
+        tracked = cls(shape, weakref.ref(entity), attributes_in(entity))
         tracked.attributes[_MARK] = tracked
         return tracked
 
@@ -115,8 +123,8 @@ class Tracked:
         entity = self.reference()
         if entity is None:
             entity = self.shape.make()
-            vars(entity).update({k: v for k, v in self.attributes.items() if k != "_sa_instance_state"})
-            self.attributes = vars(entity)
+            attributes_in(entity).update({k: v for k, v in self.attributes.items() if k != "_sa_instance_state"})
+            self.attributes = attributes_in(entity)
             self.reference = weakref.ref(entity)
         return entity
 
@@ -140,5 +148,5 @@ class Tracked:
 
 def tracked_as(entity: Any) -> Tracked | None:
     """Return what a unit, this one or an earlier one, knows of *entity*."""
-    tracked: Tracked | None = vars(entity).get(_MARK)
+    tracked: Tracked | None = attributes_in(entity).get(_MARK)
     return tracked

@@ -2,6 +2,7 @@
 The primitives of a unit, in memory.
 """
 
+import weakref
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
@@ -13,7 +14,7 @@ from uow.errors import ConnectionLost, SerializationFailure, StaleVersion, Uniqu
 from ._constraints import check_references, check_row
 from ._gateway import FakeGateway
 from ._store import Key, Store, Values, pick
-from ._tracking import Shape, Tracked, tracked_as
+from ._tracking import Shape, Tracked, attributes_in, tracked_as
 
 __all__ = ["FakeTransaction"]
 
@@ -27,6 +28,8 @@ class Level:
     What one scope did: enough to undo it.
 
     Args:
+        nested: Whether it is a savepoint; the root undoes nothing but what was added.
+
         added: The entities added, with their values before.
 
         touched: The entities written or removed, with their base and whether they were removed before.
@@ -34,17 +37,24 @@ class Level:
         written: The rows written, with what this unit had written there before; `...` for nothing.
     """
 
-    added: list[tuple[Tracked, Values]] = field(factory=list)
-    touched: dict[int, tuple[Tracked, Values | None, bool]] = field(factory=dict)
-    written: dict[Name, Any] = field(factory=dict)
+    nested: bool = True
+    # Weak: an entity that nobody holds need not be made new again, and a long import must not hold all of them.
+    added: list[tuple["weakref.ref[Tracked]", Values]] = field(factory=list["tuple[weakref.ref[Tracked], Values]"])
+    touched: dict[int, tuple[Tracked, Values | None, bool]] = field(
+        factory=dict[int, "tuple[Tracked, Values | None, bool]"]
+    )
+    written: dict[Name, Any] = field(factory=dict[Name, Any])
 
     def touch(self, tracked: Tracked) -> None:
         """Remember what *tracked* was like when this scope first touched it."""
-        self.touched.setdefault(id(tracked), (tracked, tracked.base, tracked.removed))
+        if self.nested:
+            self.touched.setdefault(id(tracked), (tracked, tracked.base, tracked.removed))
 
     def merge_into(self, parent: "Level") -> None:
         """Hand over to the scope around this one; what that one remembers is older and stays."""
         parent.added += self.added
+        if not parent.nested:
+            return
         for number, touched in self.touched.items():
             parent.touched.setdefault(number, touched)
         for name, before in self.written.items():
@@ -61,7 +71,7 @@ class FakeTransaction:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.levels = [Level()]
+        self.levels = [Level(nested=False)]
         self.begun = False
         self.lost = False
         self._tracked: dict[Name, Tracked] = {}
@@ -148,7 +158,7 @@ class FakeTransaction:
     def add(self, entity: Any) -> None:
         """Take an entity in: a new one, or one that an earlier unit stored."""
         known = tracked_as(entity)
-        shape = self._shape(type(entity))
+        shape = self._shape(entity.__class__)
         if known is not None and known.base is not None:
             name = (shape.entity, known.key)
             if self._tracked.get(name) is known:
@@ -159,10 +169,10 @@ class FakeTransaction:
                 self._seen[name] = known.revision
                 self.watcher.loaded(entity)
         elif id(entity) not in self._new:
-            before = shape.values_of(vars(entity))
+            before = shape.values_of(attributes_in(entity))
             tracked = self._new[id(entity)] = Tracked.of(shape, entity)
             tracked.keep = entity
-            self.levels[-1].added.append((tracked, before))
+            self.levels[-1].added.append((weakref.ref(tracked), before))
             self.watcher.added(entity)
 
     def remove(self, entity: Any) -> bool:
@@ -247,7 +257,8 @@ class FakeTransaction:
         """Write a row, so that the scope can undo it."""
         level = self.levels[-1]
         level.touch(tracked)
-        level.written.setdefault(name, self._own.get(name, ...))
+        if level.nested:
+            level.written.setdefault(name, self._own.get(name, ...))
         self._own[name] = tracked.base = values
         self._tracked[name] = tracked
         if values is not None:
@@ -305,9 +316,12 @@ class FakeTransaction:
                 tracked.shape.fill(tracked.attributes, tracked.base)
         self._answer("rollback")
 
+    def confirm(self) -> None:
+        """Write what is pending."""
+        self.flush()
+
     def commit(self) -> None:
         """Make this unit's rows everybody's, if nobody was faster."""
-        self.flush()
         self._answer("commit")
         with self.store.mutex:
             for name, values in self._own.items():
@@ -342,7 +356,9 @@ class FakeTransaction:
 
     def _make_new(self, level: Level) -> None:
         """Make what was added as new as before."""
-        for tracked, before in level.added:
+        for reference, before in level.added:
+            if (tracked := reference()) is None:
+                continue
             self._new.pop(id(tracked.reference()), None)
             tracked.base = None
             tracked.shape.fill(tracked.attributes, before)

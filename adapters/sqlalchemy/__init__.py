@@ -3,12 +3,12 @@ Units of work on SQLAlchemy: PostgreSQL, MariaDB, SQLite.
 """
 
 try:
-    import sqlalchemy  # noqa: F401
-except ImportError as error:  # pragma: no cover - shown by a test in a process of its own
+    from ._gateway import SqlAlchemyRepository
+    from ._unit import SqlAlchemyUnitOfWork
+except ModuleNotFoundError as error:
+    if error.name != "sqlalchemy":
+        raise
     msg = "uow.adapters.sqlalchemy needs SQLAlchemy, which is not installed. Install uow[sqlalchemy]."
-    raise ImportError(msg) from error
-
-from ._gateway import SqlAlchemyRepository
-from ._unit import SqlAlchemyUnitOfWork
+    raise ModuleNotFoundError(msg, name=error.name) from error
 
 __all__ = ["SqlAlchemyRepository", "SqlAlchemyUnitOfWork"]

@@ -175,7 +175,12 @@ class Sqlite(Backend):
     def confirm(self, connection: Connection, *, wrote: bool) -> None:
         """Ask the library, which is in this process."""
         super().confirm(connection, wrote=wrote)
-        if not _raw(connection).in_transaction:
+        raw = _raw(connection)
+        try:
+            in_transaction = raw.in_transaction
+        except connection.dialect.loaded_dbapi.Error as error:
+            raise translate(error, self.dialect, disconnect=True) from error
+        if not in_transaction:
             raise _gone("sqlite")
 
     def release(self, connection: Connection) -> None:

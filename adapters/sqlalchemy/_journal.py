@@ -3,8 +3,9 @@ What a savepoint must put back in memory: SQLAlchemy only forgets, and would rea
 """
 
 import copy
+import weakref
 from collections.abc import Iterable
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 from attrs import define, field
 from sqlalchemy import inspect
@@ -17,6 +18,8 @@ __all__ = ["Level", "make_new"]
 
 _IMMUTABLE = frozenset({str, int, float, bool, bytes, type(None), LoaderCallableStatus})
 _Entry: TypeAlias = tuple[object, dict[str, Any]]
+# Weak: an entity that nobody holds need not be made new again, and a long import must not hold all of them.
+_Added: TypeAlias = tuple["weakref.ref[object]", dict[str, Any]]
 
 
 @define(eq=False)
@@ -47,14 +50,16 @@ class Level:
     wrote: bool = False
     tainted: bool = False
     unsettled: bool = False
-    added: list[_Entry] = field(factory=list[_Entry])
+    added: list[_Added] = field(factory=list[_Added])
     outer: dict[int, _Entry] = field(factory=dict[int, _Entry])
     unsure: list[object] = field(factory=list[object])
 
     def note_added(self, entity: object) -> None:
         """Remember what *entity* was like when it was added."""
         state: InstanceState[Any] = inspect(entity)
-        self.added.append((entity, {key: state.dict[key] for key in _keys(state.mapper) if key in state.dict}))
+        self.added.append(
+            (weakref.ref(entity), {key: state.dict[key] for key in _keys(state.mapper) if key in state.dict})
+        )
 
     def note_outer(self, entities: Iterable[object]) -> None:
         """Remember the outer values of *entities* that are about to be written, or were changed and will not be."""
@@ -88,9 +93,11 @@ class Level:
             _read_again(session, plain, stale)
 
 
-def make_new(added: Iterable[_Entry]) -> None:
+def make_new(added: Iterable[_Added]) -> None:
     """Make entities as new as when they were added: what the database gave them, such as a key, is gone."""
-    for entity, before in added:
+    for reference, before in added:
+        if (entity := reference()) is None:
+            continue
         state: InstanceState[Any] = inspect(entity)
         mapper = state.mapper
         for key in _keys(mapper):
@@ -131,7 +138,8 @@ def _members(collection: Any) -> Any:
     """Return what is in a list, set or mapping of related entities, or the status that stands for it."""
     if isinstance(collection, LoaderCallableStatus):
         return collection
-    return list(cast("dict[Any, Any]", collection).values() if isinstance(collection, dict) else collection)
+    members: Iterable[Any] = collection.values() if hasattr(collection, "values") else collection
+    return list(members)
 
 
 def _put_back(entity: object, values: dict[str, Any]) -> bool:

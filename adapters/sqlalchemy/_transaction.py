@@ -3,7 +3,7 @@ The primitives of a unit, on a SQLAlchemy session.
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, CursorResult, Engine
 from sqlalchemy.orm import make_transient
@@ -126,11 +126,15 @@ class SqlAlchemyTransaction:
             raise DatabaseError("RELEASE SAVEPOINT failed half-way, so the scope cannot be undone alone")
         level.restore(self.session, self.plain)
 
-    def commit(self) -> None:
-        """Commit, once the database still has the transaction, and look at its answer."""
+    def confirm(self) -> None:
+        """Write what is pending and ask whether the database still has the transaction."""
         self.session.flush()
         if self.checked_out is not None:
             self.backend.confirm(self.checked_out, wrote=any(level.wrote for level in self.levels))
+
+    def commit(self) -> None:
+        """Commit, and look at the database's answer."""
+        if self.checked_out is not None:
             self.backend.commit(self.checked_out)
         self.plain.commit()
 
@@ -143,8 +147,9 @@ class SqlAlchemyTransaction:
             if transaction is not None:
                 transaction.rollback()
         finally:
-            for entity, _ in added:
-                make_transient(entity)
+            for reference, _ in added:
+                if (entity := reference()) is not None:
+                    make_transient(entity)
             make_new(added)
 
     def close(self, *, broken: bool = False) -> None:
@@ -168,11 +173,8 @@ class SqlAlchemyTransaction:
         """Do what SQLAlchemy does not track: remember everything loaded first, in case it is rolled back."""
         self._taint()
         result: Any = call(*args, **kwargs)
-        self.exposed |= isinstance(result, Connection)
-        rows = cast("CursorResult[Any]", result) if isinstance(result, CursorResult) else None
-        if any(getattr(arg, "is_dml", False) for arg in args) or (
-            rows is not None and rows.rowcount > 0 and not rows.returns_rows
-        ):
+        self.exposed = self.exposed or isinstance(result, Connection)
+        if _wrote_rows(result) or any(getattr(arg, "is_dml", False) for arg in args):
             self.levels[-1].wrote = True
             self.watcher.flushed(Changes(statements=1))
         return result
@@ -220,3 +222,7 @@ class SqlAlchemyTransaction:
             level.note_outer(self.session.deleted)
         else:  # a flush failed at the root: what is loaded stays readable
             self.plain.expunge_all()
+
+
+def _wrote_rows(result: object) -> bool:
+    return isinstance(result, CursorResult) and not result.returns_rows and result.rowcount > 0

@@ -73,7 +73,7 @@ def a_port_has_typed_repositories(uow: Bank) -> None:
             assert_type(nested.state, State)
             assert_type(nested.status(), Status)
         unit.accounts.add("no account")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-        unit.accounts.list(lambda a: a.blance)  # type: ignore[attr-defined]  # pyright: ignore
+        unit.accounts.list(lambda a: a.blance)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
         unit.commit()
 
 
