@@ -54,8 +54,7 @@ class Shape:
         mapper = getattr(self.entity, "__mapper__", None)
         if mapper is not None:
             return mapper.class_manager.new_instance()
-        made: object = object.__new__(self.entity)
-        return made
+        return object.__new__(self.entity)  # pyright: ignore[reportUnknownVariableType]
 
     def key_of(self, attributes: Values) -> Key:
         """Return the key among *attributes*."""
