@@ -17,6 +17,7 @@ from ._states import State, Verb
 from ._transaction import Changes, Transaction, Watcher
 from .errors import (
     AfterRollbackFailed,
+    CommitOutcomeUnknown,
     DatabaseError,
     NestedScopeOpen,
     OutsideUnitOfWork,
@@ -247,6 +248,8 @@ class Context:
                 outer.mark(failure, doom=True)
             if not isinstance(failure, Exception):
                 raise
+            if isinstance(failure, CommitOutcomeUnknown):
+                failure.unit = scope.title
             failures.append(failure)
         finally:
             scope.move(Verb.ROLLBACK, reason)

@@ -106,6 +106,7 @@ class Scope:
     state: State = State.NEW
     cause: BaseException | None = None
     lost: BaseException | None = None
+    depth: int = field(init=False)
     left: bool = False
     written: Changes = field(factory=Changes)
     entered: float = field(factory=time.monotonic)
@@ -115,15 +116,19 @@ class Scope:
     after_rollback: list[Hook] = field(factory=list[Hook])
     added: list["_Added"] = field(factory=list["_Added"])
 
-    @property
-    def depth(self) -> int:
-        """How many scopes are around this one."""
+    @depth.default
+    def _depth(self) -> int:
         return 0 if self.parent is None else self.parent.depth + 1
 
     @property
     def path(self) -> str:
         """The names of the scopes around this one, and its own."""
-        return self.name if self.parent is None else f"{self.parent.path} > {self.name}"
+        names: list[str] = []
+        scope: Scope | None = self
+        while scope is not None:
+            names.append(scope.name)
+            scope = scope.parent
+        return " > ".join(reversed(names))
 
     @property
     def title(self) -> str:

@@ -14,12 +14,12 @@ from sqlalchemy.orm import InstanceState, Mapper, Session, SessionTransaction
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.orm.base import LoaderCallableStatus
 
-__all__ = ["Level", "make_new"]
+__all__ = ["Added", "Level", "make_new"]
 
 _IMMUTABLE = frozenset({str, int, float, bool, bytes, type(None), LoaderCallableStatus})
 _Entry: TypeAlias = tuple[object, dict[str, Any]]
 # Weak: an entity that nobody holds need not be made new again, and a long import must not hold all of them.
-_Added: TypeAlias = tuple["weakref.ref[object]", dict[str, Any]]
+Added: TypeAlias = tuple["weakref.ref[object]", dict[str, Any]]
 
 
 @define(eq=False)
@@ -50,7 +50,7 @@ class Level:
     wrote: bool = False
     tainted: bool = False
     unsettled: bool = False
-    added: list[_Added] = field(factory=list[_Added])
+    added: list[Added] = field(factory=list[Added])
     outer: dict[int, _Entry] = field(factory=dict[int, _Entry])
     unsure: list[object] = field(factory=list[object])
 
@@ -93,7 +93,7 @@ class Level:
             _read_again(session, plain, stale)
 
 
-def make_new(added: Iterable[_Added]) -> None:
+def make_new(added: Iterable[Added]) -> None:
     """Make entities as new as when they were added: what the database gave them, such as a key, is gone."""
     for reference, before in added:
         if (entity := reference()) is None:

@@ -13,7 +13,7 @@ from uow.errors import DatabaseError
 
 from ._backends import Backend
 from ._gateway import SqlAlchemyGateway
-from ._journal import Level, make_new
+from ._journal import Added, Level, make_new
 from ._session import UnitSession
 
 __all__ = ["SqlAlchemyTransaction"]
@@ -44,6 +44,7 @@ class SqlAlchemyTransaction:
         self.checked_out: Connection | None = None
         self.levels = [Level()]
         self.exposed = False
+        self.met_error = False
 
     def watch(self, watcher: Watcher, /) -> None:
         """Remember whom to tell."""
@@ -104,8 +105,8 @@ class SqlAlchemyTransaction:
         """Release the savepoint, once the database still has the transaction."""
         self.session.flush()
         level = self.levels[-1]
-        if level.sent and self.checked_out is not None:
-            self.backend.confirm(self.checked_out, wrote=any(level.wrote for level in self.levels))
+        if level.sent:
+            self._confirm_open()
         assert level.handle is not None
         try:
             level.handle.commit()
@@ -129,8 +130,7 @@ class SqlAlchemyTransaction:
     def confirm(self) -> None:
         """Write what is pending and ask whether the database still has the transaction."""
         self.session.flush()
-        if self.checked_out is not None:
-            self.backend.confirm(self.checked_out, wrote=any(level.wrote for level in self.levels))
+        self._confirm_open()
 
     def commit(self) -> None:
         """Commit, and look at the database's answer."""
@@ -143,6 +143,13 @@ class SqlAlchemyTransaction:
         added = [entry for level in self.levels for entry in level.added]
         self.plain.expunge_all()
         try:
+            if not self.met_error:  # after one the database may have ended the transaction by right
+                self._confirm_open()
+        finally:
+            self._roll_back(added)
+
+    def _roll_back(self, added: list[Added]) -> None:
+        try:
             transaction = None if self.checked_out is None else self.checked_out.get_transaction()
             if transaction is not None:
                 transaction.rollback()
@@ -151,6 +158,11 @@ class SqlAlchemyTransaction:
                 if (entity := reference()) is not None:
                     make_transient(entity)
             make_new(added)
+
+    def _confirm_open(self) -> None:
+        """Raise if something ended the transaction behind the unit's back."""
+        if self.checked_out is not None:
+            self.backend.confirm(self.checked_out, wrote=any(level.wrote for level in self.levels))
 
     def close(self, *, broken: bool = False) -> None:
         """Close the session and give the connection back, or throw it away."""
@@ -167,6 +179,7 @@ class SqlAlchemyTransaction:
 
     def failed(self, error: DatabaseError) -> None:
         """Tell the unit of an error that a statement met."""
+        self.met_error = True
         self.watcher.failed(error)
 
     def past_the_orm(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
