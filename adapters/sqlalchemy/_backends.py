@@ -158,7 +158,7 @@ class Sqlite(Backend):
                 "the pool gave out a connection on which another unit is at work, as it does for SQLite in memory",
                 "End the other unit first, or use a file.",
             )
-        if mode[1] is not None:
+        if mode[1] is not None:  # pragma: no cover - Python 3.12 and later
             raw.autocommit = True  # ends the transaction that mode False keeps open
             raw.autocommit = -1  # sqlite3.LEGACY_TRANSACTION_CONTROL
         raw.isolation_level = None
@@ -190,7 +190,7 @@ class Sqlite(Backend):
             raw = _raw(connection)
             isolation_level, autocommit = connection.info.pop("uow_mode", (raw.isolation_level, None))
             raw.isolation_level = isolation_level
-            if autocommit is not None:
+            if autocommit is not None:  # pragma: no cover - Python 3.12 and later
                 raw.autocommit = autocommit
         super().release(connection)
 

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 from sqlalchemy import ColumnElement, Select, func, inspect, literal, select, tuple_
 from sqlalchemy.orm import Mapper, Session
 
-from uow.domain import EntityNotFound, Expression, Lock, Query, Repository, version_name_of
+from uow.domain import EntityNotFound, Expression, Lock, Query, Repository
 from uow.errors import ConfigurationError, UnmappedEntity
 
 from ._criteria import compile_criterion, compile_order
@@ -41,7 +41,9 @@ class SqlAlchemyGateway(Generic[E]):
                 "Map it with registry.map_imperatively(), or declare it on a DeclarativeBase, before the unit is used.",
             )
         version = getattr(entity, "__uow_version__", None)
-        if version is not None and version_name_of(entity) != version:
+        column = mapper.version_id_col
+        counted = None if column is None else mapper.get_property_by_column(column).key
+        if version is not None and counted != version:
             raise UnmappedEntity(
                 entity,
                 f"its version {version!r} is not counted by its mapping",

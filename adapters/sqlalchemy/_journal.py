@@ -118,7 +118,9 @@ def _outer_values(state: InstanceState[Any]) -> dict[str, Any]:
     mapper = state.mapper
     values: dict[str, Any] = {}
     for key in _keys(mapper):
-        if key in state.committed_state:
+        if key in state.committed_state and (
+            key in state.dict or not isinstance(state.committed_state[key], LoaderCallableStatus)
+        ):
             value = state.committed_state[key]
         elif key in state.dict:
             value = state.dict[key]

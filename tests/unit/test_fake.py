@@ -1,0 +1,266 @@
+"""
+What the fake has beyond the contract: its store, and entities of every make.
+"""
+
+import copy
+import gc
+
+import pytest
+from attrs import define
+from sqlalchemy import Column, Integer, MetaData, String, Table
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, registry
+
+from uow import Repository, UnitOfWork, entity
+from uow.adapters.memory import FakeUnitOfWork, Store
+from uow.errors import (
+    CommitOutcomeUnknown,
+    ConfigurationError,
+    ConnectionLost,
+    Deadlock,
+    SerializationFailure,
+    UniqueViolation,
+    UnmappedEntity,
+)
+
+
+@entity(key="name")
+class Tag:
+    name: str
+    color: str | None = None
+    labels: list[str] | None = None
+
+
+@entity
+class Numbered:
+    text: str
+    id: int | None = None
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Declared(Base):
+    __tablename__ = "fake_declared"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    text: Mapped[str] = mapped_column(String(10))
+
+
+class Untyped:
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+registry().map_imperatively(
+    Untyped, Table("fake_untyped", MetaData(), Column("id", Integer, primary_key=True), Column("text", String(10)))
+)
+
+
+@define
+class Slotted:
+    id: int
+
+
+class Shelf(UnitOfWork):
+    tags: Repository[Tag]
+    numbered: Repository[Numbered]
+    declared: Repository[Declared]
+    untyped: Repository[Untyped]
+    slotted: Repository[Slotted]
+    strings: Repository[str]
+
+
+class FakeShelf(FakeUnitOfWork, Shelf):
+    pass
+
+
+def stored(store: Store, *tags: Tag) -> None:
+    with FakeShelf(store) as shelf:
+        shelf.tags.add_all(tags)
+        shelf.commit()
+
+
+def test_declarative_classes_work_without_a_database() -> None:
+    """A class declared on SQLAlchemy's base is stored and loaded like any other."""
+    store = Store()
+    with FakeShelf(store) as shelf:
+        shelf.declared.add(Declared(text="one"))
+        shelf.commit()
+    with FakeShelf(store) as shelf:
+        (found,) = shelf.declared.list(lambda d: d.text == "one")
+
+    assert (1, "one") == (found.id, found.text)
+
+
+def test_a_key_that_is_annotated_nowhere_is_generated() -> None:
+    """Nothing says that it is no number, so it is one."""
+    with FakeShelf() as shelf:
+        thing = Untyped("x")
+        shelf.untyped.add(thing)
+        shelf.flush()
+
+        assert 1 == thing.id  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("slotted", "nothing says what its key is.*@entity"), ("strings", "nothing says what its key is.*@entity")],
+)
+def test_a_class_that_cannot_be_stored_is_refused(name: str, text: str) -> None:
+    """The refusal says what is missing, and the unit can go on."""
+    with FakeShelf() as shelf:
+        with pytest.raises(UnmappedEntity, match=text):
+            getattr(shelf, name)
+        shelf.commit()
+
+
+def test_a_class_with_slots_is_refused() -> None:
+    """An entity without a __dict__ cannot be tracked."""
+    Slotted.__uow_key__ = ("id",)  # type: ignore[attr-defined]
+    try:
+        with FakeShelf() as shelf, pytest.raises(UnmappedEntity, match=r"it has slots.*slots=False"):
+            shelf.slotted.count()
+    finally:
+        del Slotted.__uow_key__  # type: ignore[attr-defined]
+
+
+def test_a_copy_of_a_stored_entity_is_new() -> None:
+    """Adding a copy adds another entity, with a key of its own."""
+    store = Store()
+    with FakeShelf(store) as shelf:
+        first = Numbered("x")
+        shelf.numbered.add(first)
+        shelf.flush()
+        second = copy.deepcopy(first)
+        second.id = None
+        shelf.numbered.add(second)
+        shelf.commit()
+
+    assert [1, 2] == [first.id, second.id]
+
+
+def test_a_key_may_change() -> None:
+    """A changed key moves the entity, unless another one has it."""
+    store = Store()
+    store.unique(Tag, "color")
+    stored(store, Tag("a", "red"), Tag("b", "blue"))
+    with FakeShelf(store) as shelf:
+        shelf.tags.get("a").name = "c"
+        with pytest.raises(UniqueViolation), shelf.nested():
+            shelf.tags.get("c").name = "b"
+        names = [tag.name for tag in shelf.tags.list(order_by=lambda t: t.name)]
+        red = shelf.tags.one(lambda t: t.color == "red").name
+        shelf.commit()
+    with FakeShelf(store) as shelf:
+        found = {tag.name: tag.color for tag in shelf.tags.list()}
+
+    assert ["b", "c"] == names
+    assert "c" == red
+    assert {"b": "blue", "c": "red"} == found
+
+
+def test_a_change_of_an_entity_that_nobody_kept_is_written() -> None:
+    """An entity that goes out of scope before the flush loses nothing, and is the same again while it is waited for."""
+    store = Store()
+    stored(store, Tag("a", "red"))
+    with FakeShelf(store) as shelf:
+        shelf.tags.get("a").color = "green"
+        gc.collect()
+
+        assert "green" == shelf.tags.get("a").color
+
+        shelf.commit()
+    with FakeShelf(store) as shelf:
+        assert "green" == shelf.tags.get("a").color
+
+
+def test_a_value_in_place_is_its_unit_s_own() -> None:
+    """A list that one unit changes is not changed for others, and a rollback puts it back."""
+    store = Store()
+    stored(store, Tag("a", labels=["x"]))
+    with FakeShelf(store) as shelf, FakeShelf(store) as other:
+        tag = shelf.tags.get("a")
+        assert tag.labels is not None
+        tag.labels.append("y")
+        with pytest.raises(ValueError, match="no"), shelf.nested():
+            tag.labels.append("z")
+            raise ValueError("no")
+
+        assert ["x", "y"] == tag.labels
+        assert ["x"] == other.tags.get("a").labels
+
+
+def test_two_units_that_write_the_same_row() -> None:
+    """The first to commit wins; the other is told, and may try again."""
+    store = Store()
+    stored(store, Tag("a", "red"))
+    with pytest.raises(SerializationFailure, match="committed first") as raised, FakeShelf(store) as late:
+        late.tags.get("a").color = "blue"
+        with FakeShelf(store) as quick:
+            quick.tags.get("a").color = "green"
+            quick.commit()
+        late.commit()
+
+    assert raised.value.transient
+
+
+def test_two_units_that_add_the_same_key() -> None:
+    """The second to commit finds the key taken."""
+    store = Store()
+    with pytest.raises(UniqueViolation, match="added by another unit"), FakeShelf(store) as late:
+        late.tags.add(Tag("a"))
+        late.flush()
+        stored(store, Tag("a"))
+        late.commit()
+
+
+def test_a_unique_value_declared_late_counts_what_is_there() -> None:
+    """A constraint holds for rows that were stored before it was declared, and is lifted with the row."""
+    store = Store()
+    stored(store, Tag("a", "red"))
+    store.unique(Tag, "color")
+    with FakeShelf(store) as shelf:
+        with pytest.raises(UniqueViolation) as raised, shelf.nested():
+            shelf.tags.add(Tag("b", "red"))
+        shelf.tags.remove(shelf.tags.get("a"))
+        shelf.flush()
+        shelf.tags.add(Tag("b", "red"))
+        shelf.commit()
+
+    assert ("color", "Tag", ("color",)) == (raised.value.constraint, raised.value.table, raised.value.columns)
+
+
+def test_a_value_that_cannot_be_hashed_is_looked_for_all_the_same() -> None:
+    """Equality on an indexed attribute falls back to looking at every row."""
+    store = Store()
+    store.unique(Tag, "color")
+    stored(store, Tag("a", "red"))
+    with FakeShelf(store) as shelf:
+        tag = Tag("b")
+        tag.color = ["odd"]  # type: ignore[assignment]
+        with pytest.raises(TypeError):
+            shelf.tags.list(lambda t: t.color == tag.color)
+
+
+def test_what_the_store_cannot_do_is_refused() -> None:
+    """A misspelt attribute or operation is an error that lists the known ones."""
+    store = Store()
+    with pytest.raises(ConfigurationError, match=r"Tag has no attribute 'colour'. Choose one of name, color, labels"):
+        store.unique(Tag, "colour")
+    with pytest.raises(ConfigurationError, match=r"'begin' cannot be made to fail. Choose one of flush, savepoint"):
+        store.fail_next("begin", Deadlock)
+
+
+def test_failures_on_demand() -> None:
+    """The next operation of that name fails with that error, once; a lost COMMIT leaves the outcome unknown."""
+    store = Store()
+    store.fail_next("flush", Deadlock("two at once"))
+    with pytest.raises(Deadlock, match="two at once"):
+        stored(store, Tag("a"))
+    store.fail_next("commit", ConnectionLost)
+    with pytest.raises(CommitOutcomeUnknown, match=r"FakeShelf \(root\)"):
+        stored(store, Tag("a"))
+    stored(store, Tag("a"))
+
+    assert store.idle()

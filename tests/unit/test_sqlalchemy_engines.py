@@ -1,0 +1,277 @@
+"""
+What a unit makes of the engines, sessionmakers and sessions that users have.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import (
+    URL,
+    Column,
+    Engine,
+    ForeignKey,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    TypeDecorator,
+    create_engine,
+    event,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, registry, sessionmaker
+
+from uow import Repository, State, UnitOfWork, entity
+from uow.adapters.memory import FakeUnitOfWork
+from uow.adapters.sqlalchemy import SqlAlchemyRepository, SqlAlchemyUnitOfWork
+from uow.errors import (
+    AfterRollbackFailed,
+    CommitOutcomeUnknown,
+    ConfigurationError,
+    ConnectionLost,
+    DatabaseError,
+    ForeignKeyViolation,
+    ScopeBroken,
+    UnmappedEntity,
+)
+
+
+class Loud(TypeDecorator[str]):
+    impl = String(20)
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Any) -> Any:
+        if value == "whisper":
+            raise ValueError("louder")
+        return value
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Word(Base):
+    __tablename__ = "words"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    said: Mapped[str] = mapped_column(Loud)
+    after: Mapped[int | None] = mapped_column(ForeignKey("words.id", initially="DEFERRED", deferrable=True))
+
+
+class Words(UnitOfWork):
+    words: Repository[Word]
+
+
+class SqlWords(SqlAlchemyUnitOfWork, Words):
+    pass
+
+
+@entity(version="version")
+class Versioned:
+    id: int
+    version: int | None = None
+
+
+registry().map_imperatively(
+    Versioned, Table("versioned", MetaData(), Column("id", Integer, primary_key=True), Column("version", Integer))
+)
+
+
+class VersionedWords(SqlAlchemyUnitOfWork):
+    versioned: Repository[Versioned]
+
+
+class SqlRepository(SqlAlchemyRepository[Word]):
+    def everything(self) -> object:
+        return self.session.scalars(text("SELECT 1")).all()
+
+
+class MixedUp(FakeUnitOfWork):
+    words: SqlRepository
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    url: URL = request.getfixturevalue(f"{request.param}_url")
+    engine = create_engine(url)
+    Base.metadata.drop_all(engine)
+    Base.metadata.create_all(engine)
+    yield engine
+    Base.metadata.drop_all(engine)
+    engine.dispose()
+
+
+def said(engine: Engine) -> list[str]:
+    with SqlWords(engine) as unit:
+        return [word.said for word in unit.words.list(order_by=lambda w: w.id)]
+
+
+def test_a_sessionmaker_gives_the_session_its_class_options_and_events(engine: Engine) -> None:
+    """The unit's session is of the sessionmaker's class too; its options and the events on it hold."""
+
+    class Mine(Session):
+        def shout(self) -> str:
+            return "!"
+
+    factory = sessionmaker(engine, class_=Mine, info={"mine": True}, autoflush=False)
+    seen: list[str] = []
+    event.listen(factory, "after_commit", lambda session: seen.append("committed"))
+    for _ in range(2):
+        with SqlWords(factory) as unit:
+            session: Any = unit.session
+            unit.words.add(Word(id=len(seen), said="x"))
+
+            assert ("!", {"mine": True}, False) == (session.shout(), session.info, session.autoflush)
+            assert 1 + len(seen) == unit.words.count()
+
+            unit.commit()
+
+    assert ["committed"] * 2 == seen
+    assert ["x", "x"] == said(engine)
+
+
+def test_a_value_that_cannot_be_bound_breaks_the_scope(engine: Engine) -> None:
+    """A flush that fails before the database saw it is an error of ours; around a nested scope, the unit goes on."""
+    with SqlWords(engine) as unit:
+        with pytest.raises(DatabaseError, match="louder"), unit.nested():
+            unit.words.add(Word(id=1, said="whisper"))
+        unit.words.add(Word(id=2, said="x"))
+        unit.commit()
+
+    assert ["x"] == said(engine)
+
+
+@pytest.mark.parametrize(("moment", "broken"), [("before_flush", False), ("after_flush", True)])
+def test_an_event_that_raises_in_a_flush(engine: Engine, moment: str, broken: bool) -> None:
+    """The listener's own error arrives; if SQLAlchemy had begun to write, the scope is broken."""
+
+    def refuse(*args: object) -> None:
+        raise ValueError("not on my watch")
+
+    factory = sessionmaker(engine)
+    event.listen(factory, moment, refuse)
+    unit = SqlWords(factory)
+    with pytest.raises(ValueError, match="not on my watch"), unit:
+        unit.words.add(Word(id=1, said="x"))
+        try:
+            unit.flush()
+        finally:
+            state = unit.state
+            if broken:
+                with pytest.raises(ScopeBroken):
+                    unit.words.count()
+
+    assert (State.BROKEN if broken else State.ACTIVE) is state
+    assert [] == said(engine)
+
+
+def test_a_connection_that_commits_by_itself(engine: Engine) -> None:
+    """A transaction that was ended through the connection is reported, not taken for the unit's own."""
+    with pytest.raises(CommitOutcomeUnknown, match=r"SqlWords \(root\).*no transaction any more"):
+        with SqlWords(engine) as unit:
+            unit.words.add(Word(id=1, said="x"))
+            unit.flush()
+            unit.session.connection().commit()
+            unit.commit()
+
+
+@pytest.mark.parametrize("verb", ["commit", "rollback"])
+def test_a_transaction_without_a_statement(engine: Engine, verb: str) -> None:
+    """A connection that was asked for and not used is given back."""
+    with SqlWords(engine) as unit:
+        unit.session.connection()
+        getattr(unit, verb)()
+
+    assert 0 == engine.pool.checkedout()  # type: ignore[attr-defined]
+
+
+def test_a_constraint_that_is_checked_at_commit(engine: Engine) -> None:
+    """What COMMIT refuses is rolled back for certain, and says which constraint it was."""
+    unit = SqlWords(engine)
+    with pytest.raises(ForeignKeyViolation), unit:
+        unit.words.add(Word(id=1, said="x", after=7))
+        unit.flush()
+        unit.commit()
+
+    assert State.ROLLED_BACK is unit.state
+    assert [] == said(engine)
+    assert 0 == engine.pool.checkedout()  # type: ignore[attr-defined]
+
+
+def test_the_tag_of_commit_is_looked_at(postgresql_url: URL) -> None:
+    """PostgreSQL answers COMMIT of a failed transaction with ROLLBACK and no error; the adapter makes it one."""
+    engine = create_engine(postgresql_url)
+    unit = SqlWords(engine)
+    with engine.connect() as connection:
+        with pytest.raises(Exception, match="nonsense"):
+            connection.execute(text("nonsense"))
+        with pytest.raises(DatabaseError, match="answered COMMIT with ROLLBACK"):
+            unit._backend.commit(connection)
+    engine.dispose()
+
+
+def test_sqlite_in_memory_is_one_database_for_one_unit() -> None:
+    """A second unit would share the first one's connection, and so its transaction: it is refused."""
+    engine = create_engine("sqlite://")
+    Base.metadata.create_all(engine)
+    with SqlWords(engine) as first:
+        first.words.add(Word(id=1, said="x"))
+        first.flush()
+        with pytest.raises(ConfigurationError, match=r"another unit is at work.*End the other unit first"):
+            with SqlWords(engine) as second:
+                second.words.count()
+        first.commit()
+
+    assert ["x"] == said(engine)
+
+    engine.dispose()
+
+
+def test_sqlite_gets_the_mode_of_its_driver_back(sqlite_url: URL) -> None:
+    """The next user of the pooled connection finds it as the engine made it."""
+    engine = create_engine(sqlite_url)
+    with engine.connect() as connection:
+        before = connection.connection.dbapi_connection.isolation_level  # type: ignore[union-attr]
+    with SqlWords(engine) as unit:
+        unit.session.execute(text("SELECT 1"))
+    with engine.connect() as connection:
+        after = connection.connection.dbapi_connection.isolation_level  # type: ignore[union-attr]
+    engine.dispose()
+
+    assert before == after
+
+
+def test_a_version_that_the_mapping_does_not_count(engine: Engine) -> None:
+    """An entity with a version needs a mapping that counts it: otherwise updates would be lost in silence."""
+    with VersionedWords(engine) as unit, pytest.raises(UnmappedEntity, match=r"version_id_col=table.c.version"):
+        unit.versioned.count()
+
+
+def test_a_repository_that_speaks_sql_belongs_to_sqlalchemy() -> None:
+    """On the fake its session is refused, with what to annotate instead."""
+    with MixedUp() as unit, pytest.raises(ConfigurationError, match=r"SqlRepository speaks SQL.*port's own class"):
+        unit.words.everything()
+
+
+def test_several_failures_after_a_rollback_all_arrive(engine: Engine) -> None:
+    """With no exception on its way the first is raised, and the others are its notes; the connection is back."""
+    with pytest.raises(ConnectionLost) as raised:
+        with SqlWords(engine) as unit:
+            unit.words.add(Word(id=1, said="x"))
+            unit.flush()
+            unit.after_rollback(lambda: 1 / 0)
+            raw: Any = unit.session.connection().connection.dbapi_connection
+            raw.close()
+            unit.rollback()
+
+    assert any(AfterRollbackFailed.__name__ in note for note in raised.value.__notes__)
+    assert 0 == engine.pool.checkedout()  # type: ignore[attr-defined]
+
+
+def test_a_part_of_a_group_is_such_a_group() -> None:
+    """What is left of a split group says the same."""
+    group = AfterRollbackFailed("failed", [ValueError("a"), KeyError("b")])
+    values, rest = group.split(ValueError)
+
+    assert [AfterRollbackFailed] * 2 == [type(values), type(rest)]
