@@ -103,7 +103,7 @@ def entity(
         kw_only: Whether ``__init__`` takes keyword arguments only.
 
     Raises:
-        TypeError: *key* or *version* names no attribute.
+        TypeError: *key* or *version* names no attribute; or the class is a declarative one, which needs no @entity.
 
     >>> from uow import entity
     >>> @entity(key="number")
@@ -115,6 +115,9 @@ def entity(
     """
 
     def decorate(cls: type[Any]) -> type[Any]:
+        if hasattr(cls, "__mapper__"):
+            msg = f"Cannot make {cls.__name__} an entity: it is mapped already, and its key is its primary key."
+            raise TypeError(f"{msg} Leave @entity away.")
         made = attrs.define(cls, eq=False, slots=False, kw_only=kw_only)
         made.__uow_key__ = (key,) if isinstance(key, str) else tuple(key)
         made.__uow_version__ = version

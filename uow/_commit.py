@@ -9,7 +9,7 @@ from typing import Any
 from ._context import Context, run_all
 from ._hooks import Handlers
 from ._states import State, Verb
-from .errors import AfterCommitFailed, CommitOutcomeUnknown, ConnectionLost, EventCycle
+from .errors import AfterCommitFailed, CommitOutcomeUnknown, ConnectionLost, EventCycle, NestedScopeOpen
 
 __all__ = ["ROUNDS", "commit"]
 
@@ -28,23 +28,31 @@ def commit(context: Context, handlers: Handlers, unit: Any) -> None:
     try:
         _settle(context, handlers, unit)
         context.run("commit()", context.transaction.confirm)
-        _decide(context)
+        failures = _decide(context)
     except CommitOutcomeUnknown as error:
         error.unit = root.title
         _leave_in_doubt(context, error)
         raise
     except BaseException as error:
+        context.end_inner(root, error)
         context.give_up(root, error)
         raise
     root.move(Verb.DURABLE)
-    _announce(context, handlers)
+    _announce(context, handlers, failures)
 
 
-def _decide(context: Context) -> None:
-    """Send COMMIT. What interrupts it, a lost connection or a signal, leaves open whether the work is durable."""
+def _decide(context: Context) -> list[Exception]:
+    """
+    Send COMMIT, and return what failed after it was confirmed.
+
+    What interrupts it, a lost connection or a signal, leaves open whether the work is durable.
+    """
     context.deciding = True
     try:
         context.transaction.commit()
+        return []
+    except AfterCommitFailed as error:
+        return list(error.exceptions)
     except ConnectionLost as error:
         reason = "the connection was lost while COMMIT was on its way"
         raise CommitOutcomeUnknown(context.root.title, reason) from error
@@ -72,6 +80,13 @@ def _settle(context: Context, handlers: Handlers, unit: Any) -> None:
         if root.state is not State.COMMITTING:
             raise context.lose(root)
         context.run("commit()", context.transaction.flush)
+        if context.innermost is not root:
+            raise NestedScopeOpen(
+                "commit()",
+                root.title,
+                f"a handler or hook left the nested scope {context.innermost.path!r} open",
+                "Open it with `with` there.",
+            )
         if handled == len(root.events) and hooked == len(root.before_commit):
             return
         events, handled = root.events[handled:], len(root.events)
@@ -86,12 +101,12 @@ def _settle(context: Context, handlers: Handlers, unit: Any) -> None:
     raise EventCycle(context.unit, ROUNDS, [*rounds[rounds.index(last) if last in rounds else -10 :], last][-10:])
 
 
-def _announce(context: Context, handlers: Handlers) -> None:
+def _announce(context: Context, handlers: Handlers, failures: list[Exception]) -> None:
     """Give the connection back, then run what waited for the commit; all of it, whatever fails."""
     root = context.root
     hooks: list[Callable[[], object]] = [context.close, *root.after_commit]
     hooks += [partial(handler, event) for event in root.events for handler in handlers.after(event)]
-    failures = run_all(hooks)
+    failures = [*failures, *run_all(hooks)]
     if failures:
         raise AfterCommitFailed(f"{root.title} was committed and stays so, but what ran after it failed", failures)
 

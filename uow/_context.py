@@ -21,16 +21,17 @@ from .errors import (
     DatabaseError,
     NestedScopeOpen,
     OutsideUnitOfWork,
+    UnitOfWorkError,
     UnitOfWorkRolledBack,
     WrongTask,
 )
 
-__all__ = ["Context", "attach"]
+__all__ = ["OWN_UNIT", "Context", "attach"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 logger = logging.getLogger("uow")
-_OWN_UNIT = "Give each thread and task a unit of its own."
+OWN_UNIT = "Give each thread and task a unit of its own."
 
 
 class Context:
@@ -53,7 +54,7 @@ class Context:
         self.sink = _sink(weakref.ref(self))
         self.root = Scope(unit, "root", observers=observers)
         self.stack = [self.root]
-        transaction.watch(Watcher(self.run, self.fail, self.flushed, self.loaded, self.took_in))
+        transaction.watch(Watcher(self.run, self.fail, self.ended, self.flushed, self.loaded, self.took_in))
         self.closed = False
         self._enter(self.root)
 
@@ -82,7 +83,7 @@ class Context:
                 operation, self.root.title, "the unit's block was left", "Do it inside the block, or in a new one."
             )
         if (stranger := self.owner.stranger()) is not None:
-            raise WrongTask(operation, self.root.title, stranger, _OWN_UNIT)
+            raise WrongTask(operation, self.root.title, stranger, OWN_UNIT)
         scope = self.stack[-1]
         if scope.state is not State.ACTIVE:
             scope.demand(Verb.WORK, operation)
@@ -99,9 +100,9 @@ class Context:
                 raise
 
     @contextmanager
-    def alone(self, operation: str) -> Generator[None]:
+    def alone(self, operation: str, *, wait: bool = False) -> Generator[None]:
         """Keep other threads out while *operation* is under way."""
-        if not self.owner.busy.acquire(blocking=False):
+        if not self.owner.busy.acquire(blocking=wait):
             raise WrongTask(
                 operation, self.root.title, "another thread is using it at this moment", "Use it from one at a time."
             )
@@ -117,6 +118,12 @@ class Context:
         for scope in self.stack if error.dooms else self.stack[-1:]:
             scope.mark(error, doom=error.dooms)
 
+    def ended(self, error: CommitOutcomeUnknown) -> None:
+        """Doom the unit: something ended its transaction behind its back."""
+        error.unit = self.root.title
+        for scope in self.stack:
+            scope.mark(error, doom=True)
+
     def flushed(self, changes: Changes) -> None:
         """Count what was written."""
         self.innermost.written += changes
@@ -128,6 +135,8 @@ class Context:
     def loaded(self, entity: object) -> None:
         """Bind an aggregate that came from the database to this unit."""
         if isinstance(entity, Aggregate):
+            if journal_of(entity).pending:  # recorded since an earlier unit
+                self.took_in(entity)
             journal_of(entity).sink = self.sink
 
     def took_in(self, entity: object) -> None:
@@ -181,7 +190,7 @@ class Context:
     def demand_end(self, scope: Scope, operation: str) -> None:
         """Raise unless *operation* may end *scope* here and now."""
         if (stranger := self.owner.stranger()) is not None:
-            raise WrongTask(operation, scope.title, stranger, _OWN_UNIT)
+            raise WrongTask(operation, scope.title, stranger, OWN_UNIT)
         if scope.left:
             raise OutsideUnitOfWork(operation, scope.title, "its block was left", "End a scope inside its own block.")
         if not scope.state.open or scope.state is State.COMMITTING:
@@ -206,8 +215,11 @@ class Context:
         scope.hand_over()
         scope.move(Verb.RELEASE)
 
-    def lose(self, scope: Scope) -> UnitOfWorkRolledBack:
+    def lose(self, scope: Scope) -> UnitOfWorkError:
         """Roll back a scope that cannot be kept although nobody said so; return the error that says it."""
+        if isinstance(scope.cause, CommitOutcomeUnknown):
+            self.give_up(scope, scope.cause)
+            return scope.cause
         doomed = scope.state is State.DOOMED
         error = UnitOfWorkRolledBack(
             scope.title,
@@ -266,9 +278,9 @@ class Context:
         """End *scope* at the end of its block, with the exception that leaves it; raise what must not stay silent."""
         # A generator's block may be left by whichever thread or task collects the generator.
         if not isinstance(error, GeneratorExit) and (stranger := self.owner.stranger()) is not None:
-            raise WrongTask("leave the block", scope.title, stranger, _OWN_UNIT)
+            raise WrongTask("leave the block", scope.title, stranger, OWN_UNIT)
         try:
-            complaint = self._end_inner(scope, error)
+            complaint = self.end_inner(scope, error)
             if scope.state.open:
                 if complaint is None and error is None:
                     self._end_in_peace(scope)
@@ -285,7 +297,7 @@ class Context:
             if scope is self.root and not self.closed:
                 self.close(broken=True)
 
-    def _end_inner(self, scope: Scope, error: BaseException | None) -> NestedScopeOpen | None:
+    def end_inner(self, scope: Scope, error: BaseException | None) -> NestedScopeOpen | None:
         """Roll back what is still open inside *scope*, innermost first."""
         inner = self.stack[self.stack.index(scope) + 1 :] if scope in self.stack else []
         if not inner:
@@ -352,13 +364,20 @@ def _loss(scope: Scope) -> BaseException | None:
 
 
 def run_all(hooks: list[Hook]) -> list[Exception]:
-    """Run every hook, whatever the others do; return the errors."""
+    """Run every hook, whatever the others do; return the errors, or raise the first interrupt at the end."""
     errors: list[Exception] = []
+    interrupt: BaseException | None = None
     for hook in hooks:
         try:
             hook()
         except Exception as error:
             errors.append(error)
+        except BaseException as error:
+            interrupt = interrupt or error
+    if interrupt is not None:
+        for failed in errors:
+            interrupt.add_note(f"Another error in the hooks: {failed!r}")
+        raise interrupt
     return errors
 
 

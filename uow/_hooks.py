@@ -2,12 +2,15 @@
 Handlers of domain events, inside the transaction and after it.
 """
 
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias, TypeVar
 
 from attrs import define, field
 
 from uow.domain import Event
+
+from .errors import DefinitionError
 
 __all__ = ["Handlers"]
 
@@ -41,9 +44,13 @@ class Handlers:
         Register a handler ``(event, uow)`` that runs inside the transaction, before it commits.
 
         What it does is committed or lost with the rest, and the events that it causes are handled too.
+
+        Raises:
+            uow.errors.DefinitionError: The handler cannot be called with these.
         """
 
         def register(handler: F) -> F:
+            _demand_arguments(handler, "before_commit", "event", "uow")
             self._inside.append((event, handler))
             return handler
 
@@ -57,6 +64,7 @@ class Handlers:
         """
 
         def register(handler: F) -> F:
+            _demand_arguments(handler, "after_commit", "event")
             self._after.append((event, handler))
             return handler
 
@@ -69,3 +77,17 @@ class Handlers:
     def after(self, event: Event) -> Iterator[Callable[[Event], object]]:
         """Yield the handlers of *event* that run after the commit."""
         return (handler for kind, handler in self._after if isinstance(event, kind))
+
+
+def _demand_arguments(handler: Callable[..., object], kind: str, *names: str) -> None:
+    """Raise unless *handler* can be called with these arguments: after a commit would be too late to find out."""
+    try:
+        inspect.signature(handler).bind(*names)
+    except TypeError as error:
+        raise DefinitionError(
+            f"the {kind} handler {handler!r}",
+            f"it cannot be called with ({', '.join(names)}): {error}",
+            "A before_commit handler takes (event, uow), an after_commit handler (event): the unit has ended then.",
+        ) from error
+    except ValueError:  # a callable without a signature, such as some builtins
+        return

@@ -116,9 +116,8 @@ class Scope:
     after_rollback: list[Hook] = field(factory=list[Hook])
     added: list["_Added"] = field(factory=list["_Added"])
 
-    @depth.default
-    def _depth(self) -> int:
-        return 0 if self.parent is None else self.parent.depth + 1
+    def __attrs_post_init__(self) -> None:
+        self.depth = 0 if self.parent is None else self.parent.depth + 1
 
     @property
     def path(self) -> str:
@@ -180,7 +179,7 @@ class Scope:
     def discard(self) -> None:
         """Forget what lives in this scope: it was rolled back. What was added is in no unit again."""
         self.events.clear()
-        for reference, events in self.added:
+        for reference, events in reversed(self.added):  # the oldest has the last word
             if (aggregate := reference()) is None:
                 continue
             journal = journal_of(aggregate)

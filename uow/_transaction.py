@@ -9,7 +9,7 @@ from attrs import frozen
 
 from uow.domain import Gateway
 
-from .errors import DatabaseError
+from .errors import CommitOutcomeUnknown, DatabaseError
 
 __all__ = ["Changes", "Transaction", "Watcher"]
 
@@ -71,6 +71,8 @@ class Watcher:
 
         failed: The database reported an error.
 
+        ended: Something ended the transaction that was not the unit.
+
         flushed: So much was written.
 
         loaded: An entity came from the database.
@@ -80,6 +82,7 @@ class Watcher:
 
     run: Callable[..., Any]
     failed: Callable[[DatabaseError], None]
+    ended: Callable[[CommitOutcomeUnknown], None]
     flushed: Callable[[Changes], None]
     loaded: Callable[[object], None]
     added: Callable[[object], None]
@@ -128,6 +131,8 @@ class Transaction(Protocol):
     def commit(self) -> None:
         """
         Make the work durable, or raise a DatabaseError; ConnectionLost is taken to say that nobody knows.
+
+        AfterCommitFailed says that the work is durable and that something failed afterwards.
         """
         ...
 

@@ -12,14 +12,14 @@ from typing import Any, Self, TypeVar
 from uow.domain import Event, Repository
 
 from ._commit import commit
-from ._context import Context
+from ._context import OWN_UNIT, Context
 from ._declarations import RepositoryAttribute, declare
 from ._gateways import CheckedGateway
 from ._hooks import Handlers
 from ._scope import Observer, Scope, Status
 from ._states import REFUSALS, State
 from ._transaction import Transaction
-from .errors import Misuse
+from .errors import Misuse, WrongTask
 
 __all__ = ["UnitOfWork"]
 
@@ -73,6 +73,9 @@ class UnitOfWork(ABC):
 
     def __enter__(self) -> Self:
         if self._scope is not None and not self._scope.left:
+            context = self._require("enter the block")
+            if (stranger := context.owner.stranger()) is not None:
+                raise WrongTask("enter the block", self._scope.title, stranger, OWN_UNIT)
             refusal = REFUSALS[State.ACTIVE]
             raise refusal.error("enter the block", self._scope.title, refusal.reason, refusal.hint)
         if self._root is self:
@@ -92,7 +95,7 @@ class UnitOfWork(ABC):
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         context = self._require("leave the block")
-        with context.alone("leave the block"):
+        with context.alone("leave the block", wait=True):
             context.leave(self._entered, exc)
 
     def nested(self, name: str | None = None) -> Self:
@@ -224,7 +227,7 @@ class UnitOfWork(ABC):
 
     def _repository(self, attribute: RepositoryAttribute) -> Repository[Any]:
         """Return this unit's repository, made when first asked for."""
-        context = self._usable(attribute.name)
+        context = self._usable(f"use {attribute.name!r}")
         repository = context.repositories.get(attribute.name)
         if repository is None:
             gateway = CheckedGateway(attribute.name, context.run, context.transaction.gateway(attribute.entity))

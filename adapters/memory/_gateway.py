@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from uow.domain import EntityNotFound, Expression, Lock, Query, equalities, matches, ordered
+from uow.errors import UnmappedEntity
 
 from ._constraints import Record, View
 from ._store import Key, Values
@@ -58,6 +59,12 @@ class FakeGateway(Generic[E]):
     def add(self, entities: Sequence[E], /) -> None:
         """Take new entities in."""
         for entity in entities:
+            if type(entity) is not self.entity:
+                raise UnmappedEntity(
+                    type(entity),
+                    f"the fake would not find it among {self.entity.__name__} again, it knows no inheritance",
+                    "Test it on SQLite.",
+                )
             self._unit.add(entity)
 
     def remove(self, entity: E, /) -> None:

@@ -148,8 +148,9 @@ class FakeTransaction:
         return tracked.entity
 
     def _read(self, name: Name, tracked: Tracked, values: Values) -> None:
-        committed = self.store.table(name[0]).rows.get(name[1])
-        tracked.revision = self._seen[name] = None if committed is None else committed.revision
+        if name not in self._own:  # what this unit wrote stands on the row that it read before
+            self._seen[name] = self._revision(name)
+        tracked.revision = self._seen.get(name)
         tracked.shape.fill(tracked.attributes, values)
         tracked.base = tracked.shape.values_of(values)
 
@@ -192,11 +193,17 @@ class FakeTransaction:
         """Write what is pending, each row checked against the constraints."""
         self._answer("flush")
         self._tracked = {name: tracked for name, tracked in self._tracked.items() if not tracked.forgotten}
+        for tracked in (*self._new.values(), *self._tracked.values()):
+            tracked.shape.demand_storable(tracked.attributes)
         changes = self.pending()
         if not changes:
             return
         self.watcher.flushed(changes)
         written: list[Name] = []
+        added = {(new.shape.entity, new.shape.key_of(new.attributes)) for new in self._new.values()}
+        for tracked in self._to_remove():
+            if (tracked.shape.entity, tracked.key) in added:
+                written.append(self._delete(tracked))
         for number, tracked in list(self._new.items()):
             written.append(self._insert(tracked))
             del self._new[number]
@@ -356,7 +363,7 @@ class FakeTransaction:
 
     def _make_new(self, level: Level) -> None:
         """Make what was added as new as before."""
-        for reference, before in level.added:
+        for reference, before in reversed(level.added):  # the oldest has the last word
             if (tracked := reference()) is None:
                 continue
             self._new.pop(id(tracked.reference()), None)

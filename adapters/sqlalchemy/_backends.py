@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import StaticPool
 
 from uow.errors import CommitOutcomeUnknown, ConfigurationError, DatabaseError
 
@@ -19,6 +20,12 @@ __all__ = ["Backend", "backend_of"]
 _AUTOCOMMIT = ConfigurationError(
     "the engine is in AUTOCOMMIT, so there would be no transaction to roll back",
     "Create the engine without isolation_level='AUTOCOMMIT'.",
+)
+
+
+_SHARED = ConfigurationError(
+    "the pool gave out a connection on which another unit is at work, as it does for SQLite in memory",
+    "End the other unit first, or use a file.",
 )
 
 
@@ -36,6 +43,8 @@ class Backend:
             if level == "AUTOCOMMIT":
                 raise _AUTOCOMMIT
         event.listen(engine, "handle_error", self._translate)
+        event.listen(engine, "after_cursor_execute", self._after_statement)
+        event.listen(engine, "commit", self._before_commit)
 
     def connect(self, engine: Engine, listener: Any) -> Connection:
         """
@@ -78,17 +87,35 @@ class Backend:
         if not connection.in_transaction():
             raise _gone(self.dialect)
 
+    def gone(self, raw: Any) -> bool:
+        """Tell whether the driver knows that its connection is in no transaction."""
+        return False
+
     def commit(self, connection: Connection) -> None:
-        """Send COMMIT where its answer must be looked at; otherwise the session sends it."""
+        """Send COMMIT where its answer must be looked at; otherwise SQLAlchemy sends it, right after this."""
 
     def release(self, connection: Connection) -> None:
         """Give the connection back."""
         self.listening.pop(connection, None)
         connection.close()
 
+    def _listener(self, connection: Connection | None) -> Any:
+        reference = None if connection is None else self.listening.get(connection)
+        return None if reference is None else reference()
+
+    def _after_statement(self, connection: Connection, *rest: object) -> None:
+        listener = self._listener(connection)
+        if listener is not None and self.gone(_raw(connection)):
+            listener.watcher.ended(_gone(self.dialect))
+
+    def _before_commit(self, connection: Connection) -> None:
+        listener = self._listener(connection)
+        if listener is not None:
+            self.commit(connection)
+            listener.committing = True
+
     def _translate(self, context: ExceptionContext) -> BaseException | None:
-        reference = None if context.connection is None else self.listening.get(context.connection)
-        listener = None if reference is None else reference()
+        listener = self._listener(context.connection)
         if listener is None or not isinstance(context.sqlalchemy_exception, DBAPIError):
             return None
         error = translate(context.original_exception, self.dialect, disconnect=bool(context.is_disconnect))
@@ -110,6 +137,11 @@ class PostgreSql(Backend):
             raise DatabaseError(detail, "25P02")
         if status == "IDLE" and wrote:
             raise _gone("postgresql")
+
+    def gone(self, raw: Any) -> bool:
+        """Tell by the status that came with the last answer."""
+        idle: bool = raw.info.transaction_status.name == "IDLE"
+        return idle
 
     def commit(self, connection: Connection) -> None:
         """Send COMMIT and look at the tag of the answer."""
@@ -149,20 +181,31 @@ class Sqlite(Backend):
     SQLite, with transactions that begin when the unit's do; the driver's own mode is put back afterwards.
     """
 
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self.modes: weakref.WeakKeyDictionary[Connection, tuple[Any, Any]] = weakref.WeakKeyDictionary()
+
+    def connect(self, engine: Engine, listener: Any) -> Connection:
+        """Refuse a pool of one shared connection while it is in use: even to give it back would roll it back."""
+        if isinstance(engine.pool, StaticPool) and any(not other.closed for other in self.listening):
+            raise _SHARED
+        return super().connect(engine, listener)
+
+    def gone(self, raw: Any) -> bool:
+        """Ask the library, which is in this process."""
+        return not raw.in_transaction
+
     def prepare(self, connection: Connection) -> None:
         """Take transaction control from the driver and turn foreign keys on, which SQLite needs for each connection."""
         raw = _raw(connection)
         mode = (raw.isolation_level, getattr(raw, "autocommit", None))
         if raw.in_transaction and mode[1] is not False:
-            raise ConfigurationError(
-                "the pool gave out a connection on which another unit is at work, as it does for SQLite in memory",
-                "End the other unit first, or use a file.",
-            )
+            raise _SHARED
         if mode[1] is not None:  # pragma: no cover - Python 3.12 and later
             raw.autocommit = True  # ends the transaction that mode False keeps open
             raw.autocommit = -1  # sqlite3.LEGACY_TRANSACTION_CONTROL
         raw.isolation_level = None
-        connection.info["uow_mode"] = mode
+        self.modes[connection] = mode
         if not connection.info.get("uow_foreign_keys"):
             raw.execute("PRAGMA foreign_keys = ON")
             connection.info["uow_foreign_keys"] = True
@@ -185,14 +228,16 @@ class Sqlite(Backend):
 
     def release(self, connection: Connection) -> None:
         """Give the driver its mode back, then the connection."""
-        if not connection.closed and not connection.invalidated:
-            connection.rollback()
-            raw = _raw(connection)
-            isolation_level, autocommit = connection.info.pop("uow_mode", (raw.isolation_level, None))
-            raw.isolation_level = isolation_level
-            if autocommit is not None:  # pragma: no cover - Python 3.12 and later
-                raw.autocommit = autocommit
-        super().release(connection)
+        mode = self.modes.pop(connection, None)
+        try:
+            if mode is not None and not connection.closed and not connection.invalidated:
+                raw = _raw(connection)
+                raw.rollback()  # a COMMIT that failed leaves it open, and to set the mode would commit it
+                raw.isolation_level = mode[0]
+                if mode[1] is not None:  # pragma: no cover - Python 3.12 and later
+                    raw.autocommit = mode[1]
+        finally:
+            super().release(connection)
 
 
 def _raw(connection: Connection) -> Any:

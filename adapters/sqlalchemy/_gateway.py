@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, Generic, TypeVar
 
 from sqlalchemy import ColumnElement, Select, func, inspect, literal, select, tuple_
-from sqlalchemy.orm import Mapper, Session
+from sqlalchemy.orm import Mapper, Session, make_transient
 
 from uow.domain import EntityNotFound, Expression, Lock, Query, Repository
 from uow.errors import ConfigurationError, UnmappedEntity
@@ -57,7 +57,10 @@ class SqlAlchemyGateway(Generic[E]):
         self._dialect = dialect
 
     def add(self, entities: Sequence[E], /) -> None:
-        """Take new entities into the session."""
+        """Take new entities into the session; one that was removed before is new again."""
+        for entity in entities:
+            if inspect(entity).was_deleted or inspect(entity).deleted:
+                make_transient(entity)
         self._plain.add_all(entities)
 
     def remove(self, entity: E, /) -> None:
@@ -65,7 +68,7 @@ class SqlAlchemyGateway(Generic[E]):
         state = inspect(entity)
         if state.pending:
             self.session.expunge(entity)
-        elif state.key is None:
+        elif state.key is None or state.deleted or state.was_deleted:
             key = tuple(getattr(entity, name) for name in self.key)
             raise EntityNotFound(self.entity, key[0] if len(key) == 1 else key, "remove")
         else:

@@ -16,6 +16,7 @@ from sqlalchemy.orm.base import LoaderCallableStatus
 
 __all__ = ["Added", "Level", "make_new"]
 
+_UNLOADED = frozenset({"write_only", "dynamic", "noload"})
 _IMMUTABLE = frozenset({str, int, float, bool, bytes, type(None), LoaderCallableStatus})
 _Entry: TypeAlias = tuple[object, dict[str, Any]]
 # Weak: an entity that nobody holds need not be made new again, and a long import must not hold all of them.
@@ -42,6 +43,8 @@ class Level:
 
         outer: The entities written or changed, with their outer values.
 
+        removed: The entities removed.
+
         unsure: Entities whose outer values only the database knows.
     """
 
@@ -51,6 +54,7 @@ class Level:
     tainted: bool = False
     unsettled: bool = False
     added: list[Added] = field(factory=list[Added])
+    removed: list["weakref.ref[object]"] = field(factory=list["weakref.ref[object]"])
     outer: dict[int, _Entry] = field(factory=dict[int, _Entry])
     unsure: list[object] = field(factory=list[object])
 
@@ -77,6 +81,7 @@ class Level:
         parent.wrote |= self.wrote
         parent.tainted |= self.tainted
         parent.added.extend(self.added)
+        parent.removed.extend(self.removed)
         if parent.handle is not None:
             for number, entry in self.outer.items():
                 parent.outer.setdefault(number, entry)
@@ -95,7 +100,7 @@ class Level:
 
 def make_new(added: Iterable[Added]) -> None:
     """Make entities as new as when they were added: what the database gave them, such as a key, is gone."""
-    for reference, before in added:
+    for reference, before in reversed(list(added)):  # the oldest has the last word
         if (entity := reference()) is None:
             continue
         state: InstanceState[Any] = inspect(entity)
@@ -127,7 +132,8 @@ def _outer_values(state: InstanceState[Any]) -> dict[str, Any]:
         else:
             continue
         collection = key in mapper.relationships and mapper.relationships[key].uselist
-        values[key] = _members(value) if collection else _frozen(value)
+        unknown = isinstance(value, LoaderCallableStatus)
+        values[key] = _members(value) if collection and not unknown else _frozen(value)
     return values
 
 
@@ -137,9 +143,7 @@ def _frozen(value: Any) -> Any:
 
 
 def _members(collection: Any) -> Any:
-    """Return what is in a list, set or mapping of related entities, or the status that stands for it."""
-    if isinstance(collection, LoaderCallableStatus):
-        return collection
+    """Return what is in a list, set or mapping of related entities."""
     members: Iterable[Any] = collection.values() if hasattr(collection, "values") else collection
     return list(members)
 
@@ -169,4 +173,5 @@ def _read_again(session: Session, plain: Any, entities: list[object]) -> None:
 
 
 def _keys(mapper: Mapper[Any]) -> list[str]:
-    return [*mapper.column_attrs.keys(), *mapper.relationships.keys()]
+    relations = [key for key, relation in mapper.relationships.items() if relation.lazy not in _UNLOADED]
+    return [*mapper.column_attrs.keys(), *relations]

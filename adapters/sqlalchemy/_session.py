@@ -3,7 +3,6 @@ The session of a unit: SQLAlchemy's own, with the unit's rules in front of it.
 """
 
 import functools
-import weakref
 from collections.abc import Callable
 from typing import Any, NoReturn, cast
 
@@ -102,18 +101,17 @@ for _name, _instead in _OWNED.items():
     setattr(UnitSession, _name, _forbidden(_name, _instead[0].upper() + _instead[1:]))
 
 
-_classes: weakref.WeakKeyDictionary[type[Session], type[UnitSession]] = weakref.WeakKeyDictionary()
-
-
 def session_class(base: type[Session]) -> type[UnitSession]:
     """
     Return a unit's session class that is also a *base*, the class of a user's ``sessionmaker``.
     """
     if issubclass(UnitSession, base):
         return UnitSession
-    if base not in _classes:
-        _classes[base] = type(base.__name__, (UnitSession, base), {})
-    return _classes[base]
+    made: type[UnitSession] | None = vars(base).get("_uow_session_class")
+    if made is None:
+        made = type(base.__name__, (UnitSession, base), {})
+        base._uow_session_class = made  # type: ignore[attr-defined]  # kept there, it goes with its base
+    return made
 
 
 @event.listens_for(UnitSession, "loaded_as_persistent")

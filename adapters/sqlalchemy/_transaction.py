@@ -2,14 +2,15 @@
 The primitives of a unit, on a SQLAlchemy session.
 """
 
+import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, CursorResult, Engine
-from sqlalchemy.orm import make_transient
+from sqlalchemy import Connection, CursorResult, Engine, inspect
+from sqlalchemy.orm import make_transient, make_transient_to_detached
 
 from uow import Changes, Watcher
-from uow.errors import DatabaseError
+from uow.errors import AfterCommitFailed, DatabaseError
 
 from ._backends import Backend
 from ._gateway import SqlAlchemyGateway
@@ -45,6 +46,7 @@ class SqlAlchemyTransaction:
         self.levels = [Level()]
         self.exposed = False
         self.met_error = False
+        self.committing = False
 
     def watch(self, watcher: Watcher, /) -> None:
         """Remember whom to tell."""
@@ -133,10 +135,13 @@ class SqlAlchemyTransaction:
         self._confirm_open()
 
     def commit(self) -> None:
-        """Commit, and look at the database's answer."""
-        if self.checked_out is not None:
-            self.backend.commit(self.checked_out)
-        self.plain.commit()
+        """Commit; what the session's own listeners raise after the database confirmed is no failure of it."""
+        try:
+            self.plain.commit()
+        except Exception as error:
+            if self.committing and not self.met_error:
+                raise AfterCommitFailed("A listener of the session failed", [error]) from error
+            raise
 
     def rollback(self) -> None:
         """Roll back at the root; what was added is new again, everything else stays as it is in memory."""
@@ -157,6 +162,10 @@ class SqlAlchemyTransaction:
             for reference, _ in added:
                 if (entity := reference()) is not None:
                     make_transient(entity)
+            for reference in (reference for level in self.levels for reference in level.removed):
+                if (entity := reference()) is not None and inspect(entity).was_deleted:
+                    make_transient(entity)
+                    make_transient_to_detached(entity)
             make_new(added)
 
     def _confirm_open(self) -> None:
@@ -216,6 +225,7 @@ class SqlAlchemyTransaction:
         if level.handle is not None:
             level.note_outer(session.dirty)
             level.note_outer(session.deleted)
+        level.removed.extend(weakref.ref(entity) for entity in session.deleted)
         if changes := self.pending():
             level.wrote = True
             self.watcher.flushed(changes)

@@ -77,3 +77,9 @@ def test_a_plain_class_tells_by_its_annotations() -> None:
     assert ("number", "text") == attributes_of(Plain)
     assert () == key_names_of(Plain)
     assert version_name_of(Plain) is None
+
+
+def test_a_declared_class_is_no_entity_of_ours() -> None:
+    """@entity on a mapped class is refused, with what to do."""
+    with pytest.raises(TypeError, match=r"Declared an entity: it is mapped already.*Leave @entity away"):
+        entity(Declared)

@@ -6,9 +6,9 @@ import copy
 import gc
 
 import pytest
-from attrs import define
-from sqlalchemy import Column, Integer, MetaData, String, Table
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, registry
+from attrs import define, field
+from sqlalchemy import Column, ForeignKey, Integer, MetaData, String, Table
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, registry, relationship
 
 from uow import Repository, UnitOfWork, entity
 from uow.adapters.memory import FakeUnitOfWork, Store
@@ -17,6 +17,7 @@ from uow.errors import (
     ConfigurationError,
     ConnectionLost,
     Deadlock,
+    ForeignKeyViolation,
     SerializationFailure,
     UniqueViolation,
     UnmappedEntity,
@@ -264,3 +265,88 @@ def test_failures_on_demand() -> None:
     stored(store, Tag("a"))
 
     assert store.idle()
+
+
+def test_a_row_that_several_refer_to() -> None:
+    """It can be removed only when the last of them is gone."""
+    store = Store()
+    store.foreign_key(Numbered, "text", Tag)
+    with FakeShelf(store) as shelf:
+        shelf.tags.add(Tag("a"))
+        shelf.numbered.add_all([Numbered("a"), Numbered("a")])
+        shelf.commit()
+    for left in (1, 0):
+        with FakeShelf(store) as shelf:
+            with pytest.raises(ForeignKeyViolation), shelf.nested():
+                shelf.tags.remove(shelf.tags.get("a"))
+            shelf.numbered.remove(shelf.numbered.list()[0])
+            shelf.commit()
+            assert left == len(store.table(Numbered).rows)
+    with FakeShelf(store) as shelf:
+        shelf.tags.remove(shelf.tags.get("a"))
+        shelf.commit()
+
+    assert not store.table(Tag).rows
+
+
+@entity(key="number")
+class Basket:
+    number: str
+    items: list[Tag] = field(factory=list[Tag])
+    prices: dict[str, list[int]] = field(factory=dict[str, list[int]])
+    weights: tuple[float, ...] = ()
+    colors: frozenset[str] = frozenset()
+
+
+class Parent(Base):
+    __tablename__ = "fake_parents"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    children: Mapped[list["Child"]] = relationship()
+
+
+class Child(Base):
+    __tablename__ = "fake_children"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    parent_id: Mapped[int] = mapped_column(ForeignKey("fake_parents.id"))
+
+
+class FakeBaskets(FakeUnitOfWork):
+    baskets: Repository[Basket]
+    parents: Repository[Parent]
+
+
+def test_an_aggregate_is_stored_with_what_it_holds() -> None:
+    """Reading an entity with entities in it changes nothing; changing one of them is a change."""
+    store = Store()
+    with FakeBaskets(store, strict=True) as unit:
+        unit.baskets.add(Basket("1", [Tag("a"), Tag("b")], {"eur": [1]}, (1.5,), frozenset({"red"})))
+        unit.commit()
+    with FakeBaskets(store, strict=True) as unit:
+        unit.baskets.get("1")
+    for change in (
+        lambda it: setattr(it.items[1], "color", "red"),
+        lambda it: it.items.pop(),
+        lambda it: it.prices["eur"].append(2),
+        lambda it: it.prices.clear(),
+        lambda it: setattr(it, "colors", frozenset()),
+    ):
+        with FakeBaskets(store) as unit:
+            change(unit.baskets.get("1"))
+
+            assert 1 == unit.status().pending.changed
+
+            unit.commit()
+    with FakeBaskets(store) as unit:
+        basket = unit.baskets.get("1")
+
+    assert [("a", None)] == [(tag.name, tag.color) for tag in basket.items]
+
+
+def test_a_relationship_that_would_be_lost_is_refused() -> None:
+    """The fake stores the columns of a mapped class, and says so before it loses anything else."""
+    with pytest.raises(UnmappedEntity, match=r"'children' is a relationship.*Test it on SQLite"):
+        with FakeBaskets() as unit:
+            unit.parents.add(Parent(children=[Child()]))
+            unit.commit()

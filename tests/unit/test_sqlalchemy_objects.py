@@ -266,3 +266,17 @@ def test_rule_14_loading_more_after_the_unit_raises(given: Given, end: str) -> N
         loaded = names(other)
 
     assert ["2a", "2b"] == loaded
+
+
+def test_rule_13_a_collection_that_was_never_loaded(given: Given) -> None:
+    """A new member of a collection that nobody had loaded leaves no trace, and costs no statement."""
+    with given.shop() as shop:
+        order = shop.orders.get(1)
+        with shop.nested() as nested:
+            shop.session.add(Item(name="1c", order=order))
+            with given.quiet():
+                nested.rollback()
+
+        assert ["1a", "1b"] == names(order)
+
+        shop.commit()
