@@ -26,6 +26,8 @@ def commit(context: Context, handlers: Handlers, unit: Any) -> None:
         raise context.lose(root)
     root.move(Verb.COMMIT)
     try:
+        if context.ended_by is not None:
+            raise context.ended_by
         _settle(context, handlers, unit)
         context.run("commit()", context.transaction.confirm)
         failures = _decide(context)

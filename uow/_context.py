@@ -21,7 +21,7 @@ from .errors import (
     DatabaseError,
     NestedScopeOpen,
     OutsideUnitOfWork,
-    UnitOfWorkError,
+    ScopeBroken,
     UnitOfWorkRolledBack,
     WrongTask,
 )
@@ -41,6 +41,7 @@ class Context:
 
     closed = True
     deciding = False
+    ended_by: CommitOutcomeUnknown | None = None
 
     def __init__(
         self, unit: str, transaction: Transaction, *, observers: tuple[Observer, ...], strict: bool, handoff: bool
@@ -84,6 +85,13 @@ class Context:
             )
         if (stranger := self.owner.stranger()) is not None:
             raise WrongTask(operation, self.root.title, stranger, OWN_UNIT)
+        if self.ended_by is not None and not self.closed:
+            raise ScopeBroken(
+                operation,
+                self.root.title,
+                "a statement of its own ended the transaction",
+                "Leave that to the unit's commit() and rollback().",
+            ) from self.ended_by
         scope = self.stack[-1]
         if scope.state is not State.ACTIVE:
             scope.demand(Verb.WORK, operation)
@@ -119,10 +127,9 @@ class Context:
             scope.mark(error, doom=error.dooms)
 
     def ended(self, error: CommitOutcomeUnknown) -> None:
-        """Doom the unit: something ended its transaction behind its back."""
+        """Remember that something ended the transaction behind the unit's back."""
         error.unit = self.root.title
-        for scope in self.stack:
-            scope.mark(error, doom=True)
+        self.ended_by = self.ended_by or error
 
     def flushed(self, changes: Changes) -> None:
         """Count what was written."""
@@ -215,11 +222,8 @@ class Context:
         scope.hand_over()
         scope.move(Verb.RELEASE)
 
-    def lose(self, scope: Scope) -> UnitOfWorkError:
+    def lose(self, scope: Scope) -> UnitOfWorkRolledBack:
         """Roll back a scope that cannot be kept although nobody said so; return the error that says it."""
-        if isinstance(scope.cause, CommitOutcomeUnknown):
-            self.give_up(scope, scope.cause)
-            return scope.cause
         doomed = scope.state is State.DOOMED
         error = UnitOfWorkRolledBack(
             scope.title,
@@ -268,6 +272,8 @@ class Context:
             scope.discard()
             if not nested:
                 self.close(broken=not clean)
+        if self.ended_by is not None and not failures and not nested:
+            failures.append(self.ended_by)
         hooks = run_all(scope.after_rollback)
         if hooks:
             failures.append(AfterRollbackFailed(f"Hooks failed after {scope.title} was rolled back", hooks))

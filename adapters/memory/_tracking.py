@@ -31,8 +31,8 @@ def freeze(value: Any) -> Any:
 
 def alike(left: Any, right: Any) -> bool:
     """Tell whether two values are the same to a database; an entity inside an aggregate is what it holds."""
-    kind: type[Any] = type(left)
-    if kind in _IMMUTABLE or kind is not type(right):
+    kind: Any = left.__class__
+    if kind in _IMMUTABLE or kind is not right.__class__:
         return bool(left == right)
     if issubclass(kind, (list, tuple)):
         return len(left) == len(right) and all(map(alike, left, right))

@@ -28,7 +28,7 @@ class Level:
     What one scope did: enough to undo it.
 
     Args:
-        nested: Whether it is a savepoint; the root undoes nothing but what was added.
+        nested: Whether it is a savepoint; the root undoes nothing but what was added or removed.
 
         added: The entities added, with their values before.
 
@@ -47,16 +47,16 @@ class Level:
 
     def touch(self, tracked: Tracked) -> None:
         """Remember what *tracked* was like when this scope first touched it."""
-        if self.nested:
-            self.touched.setdefault(id(tracked), (tracked, tracked.base, tracked.removed))
+        self.touched.setdefault(id(tracked), (tracked, tracked.base, tracked.removed))
 
     def merge_into(self, parent: "Level") -> None:
         """Hand over to the scope around this one; what that one remembers is older and stays."""
         parent.added += self.added
+        for number, touched in self.touched.items():
+            if parent.nested or touched[0].removed:
+                parent.touched.setdefault(number, touched)
         if not parent.nested:
             return
-        for number, touched in self.touched.items():
-            parent.touched.setdefault(number, touched)
         for name, before in self.written.items():
             parent.written.setdefault(name, before)
 
@@ -263,8 +263,8 @@ class FakeTransaction:
     def _write(self, name: Name, tracked: Tracked, values: Values | None) -> Name:
         """Write a row, so that the scope can undo it."""
         level = self.levels[-1]
-        level.touch(tracked)
         if level.nested:
+            level.touch(tracked)
             level.written.setdefault(name, self._own.get(name, ...))
         self._own[name] = tracked.base = values
         self._tracked[name] = tracked
@@ -344,6 +344,9 @@ class FakeTransaction:
     def rollback(self) -> None:
         """Forget everything; what was added is new again, the rest stays as it is in memory."""
         for level in self.levels:
+            for tracked, base, removed in level.touched.values():
+                if tracked.removed:
+                    tracked.base, tracked.removed = base, removed
             self._make_new(level)
         self._answer("rollback")
 

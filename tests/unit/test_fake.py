@@ -10,7 +10,7 @@ from attrs import define, field
 from sqlalchemy import Column, ForeignKey, Integer, MetaData, String, Table
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, registry, relationship
 
-from uow import Repository, UnitOfWork, entity
+from uow import Lock, Repository, UnitOfWork, entity
 from uow.adapters.memory import FakeUnitOfWork, Store
 from uow.errors import (
     CommitOutcomeUnknown,
@@ -350,3 +350,27 @@ def test_a_relationship_that_would_be_lost_is_refused() -> None:
         with FakeBaskets() as unit:
             unit.parents.add(Parent(children=[Child()]))
             unit.commit()
+
+
+def test_a_locked_read_does_not_forget_what_it_stands_on() -> None:
+    """Reading again what this unit wrote does not hide that another unit was faster."""
+    store = Store()
+    stored(store, Tag("a", "red"))
+    with pytest.raises(SerializationFailure), FakeShelf(store) as late:
+        late.tags.get("a").color = "blue"
+        late.flush()
+        with FakeShelf(store) as quick:
+            quick.tags.get("a").color = "green"
+            quick.commit()
+        late.tags.get("a", lock=Lock.UPDATE)
+        late.commit()
+
+
+def test_a_subclass_is_refused() -> None:
+    """The fake knows no inheritance, and says so instead of losing the entity."""
+
+    class Special(Tag):
+        pass
+
+    with FakeShelf() as shelf, pytest.raises(UnmappedEntity, match="knows no inheritance"):
+        shelf.tags.add(Special("a"))

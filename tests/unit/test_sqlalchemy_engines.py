@@ -2,7 +2,9 @@
 What a unit makes of the engines, sessionmakers and sessions that users have.
 """
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -21,11 +23,13 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, registry, sessionmaker
+from sqlalchemy.pool import StaticPool
 
 from uow import Repository, State, UnitOfWork, entity
 from uow.adapters.memory import FakeUnitOfWork
 from uow.adapters.sqlalchemy import SqlAlchemyRepository, SqlAlchemyUnitOfWork
 from uow.errors import (
+    AfterCommitFailed,
     AfterRollbackFailed,
     CommitOutcomeUnknown,
     ConfigurationError,
@@ -275,3 +279,117 @@ def test_a_part_of_a_group_is_such_a_group() -> None:
     values, rest = group.split(ValueError)
 
     assert [AfterRollbackFailed] * 2 == [type(values), type(rest)]
+
+
+@pytest.mark.parametrize("moment", ["before_commit", "after_commit"])
+def test_a_listener_that_raises_around_commit(engine: Engine, moment: str) -> None:
+    """Before COMMIT it stops the unit; after it the work is durable, and the unit says both."""
+
+    def refuse(session: Session) -> None:
+        raise ValueError("no")
+
+    factory = sessionmaker(engine)
+    event.listen(factory, moment, refuse)
+    unit = SqlWords(factory)
+    with pytest.raises((ValueError, AfterCommitFailed)) as raised, unit:
+        unit.words.add(Word(id=1, said="x"))
+        unit.commit()
+
+    if moment == "before_commit":
+        assert isinstance(raised.value, ValueError)
+        assert (State.ROLLED_BACK, []) == (unit.state, said(engine))
+    else:
+        assert isinstance(raised.value, AfterCommitFailed)
+        assert (State.COMMITTED, ["x"]) == (unit.state, said(engine))
+
+
+@pytest.mark.parametrize("word", ["ROLLBACK", "COMMIT"])
+def test_a_transaction_ended_by_a_statement(engine: Engine, word: str) -> None:
+    """The unit can do nothing more, and neither ends in silence nor says that it committed."""
+    unit = SqlWords(engine)
+    with pytest.raises(CommitOutcomeUnknown), unit:
+        unit.words.add(Word(id=1, said="x"))
+        unit.flush()
+        unit.session.execute(text(word))
+        with pytest.raises(ScopeBroken, match="a statement of its own ended the transaction"):
+            unit.words.count()
+        unit.commit()
+
+    assert State.IN_DOUBT is unit.state
+    assert (["x"] if word == "COMMIT" else []) == said(engine)
+
+
+def test_a_transaction_ended_by_a_statement_and_left(engine: Engine) -> None:
+    """Leaving the block without commit() does not say that the work was rolled back."""
+    with pytest.raises(CommitOutcomeUnknown), SqlWords(engine) as unit:
+        unit.words.add(Word(id=1, said="x"))
+        unit.flush()
+        unit.session.execute(text("COMMIT"))
+
+    assert ["x"] == said(engine)
+
+
+def test_a_shared_connection_is_refused_before_it_is_touched() -> None:
+    """A second unit on a pool of one connection harms the first in nothing."""
+    engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
+    Base.metadata.create_all(engine)
+    with SqlWords(engine) as first:
+        first.words.add(Word(id=1, said="x"))
+        first.flush()
+        with pytest.raises(ConfigurationError, match="another unit is at work"), SqlWords(engine) as second:
+            second.words.count()
+        first.words.add(Word(id=2, said="y"))
+        first.commit()
+
+    assert ["x", "y"] == said(engine)
+
+    engine.dispose()
+
+
+def test_sqlite_with_a_begin_of_the_user_s_own(sqlite_url: URL) -> None:
+    """With the documented recipe too, what COMMIT refuses is rolled back, and the connection is free."""
+    engine = create_engine(sqlite_url)
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, record: object) -> None:
+        connection.isolation_level = None
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+    Base.metadata.drop_all(engine)
+    Base.metadata.create_all(engine)
+    with pytest.raises(ForeignKeyViolation), SqlWords(engine) as unit:
+        unit.words.add(Word(id=1, said="x", after=7))
+        unit.commit()
+
+    assert [] == said(engine)
+    assert 0 == engine.pool.checkedout()  # type: ignore[attr-defined]
+
+    Base.metadata.drop_all(engine)
+    engine.dispose()
+
+
+def test_leaving_waits_for_the_operation_of_another_thread(engine: Engine) -> None:
+    """With handoff, a block that an exception leaves meanwhile is rolled back, and the exception arrives."""
+    inside, go_on = threading.Event(), threading.Event()
+    unit = SqlWords(engine, handoff=True)
+
+    def slowly() -> None:
+        inside.set()
+        go_on.wait(10)
+
+    with ThreadPoolExecutor(1) as pool, pytest.raises(KeyError, match="original"):
+        with unit:
+            unit.words.add(Word(id=1, said="x"))
+            context = unit._context
+            assert context is not None
+            pool.submit(context.run, "work", slowly)
+            inside.wait(10)
+            pool_two = threading.Timer(0.05, go_on.set)
+            pool_two.start()
+            raise KeyError("original")
+
+    assert State.ROLLED_BACK is unit.state
+    assert [] == said(engine)

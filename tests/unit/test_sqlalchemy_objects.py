@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 from sqlalchemy import Engine, ForeignKey, String, create_engine, event
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.orm import DeclarativeBase, Mapped, WriteOnlyMapped, mapped_column, relationship
 from sqlalchemy.orm.exc import DetachedInstanceError
 
 from uow import Repository, UnitOfWork
@@ -23,6 +23,7 @@ class Order(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(40))
+    all_items: WriteOnlyMapped["Item"] = relationship(viewonly=True)
     items: Mapped[list["Item"]] = relationship(
         back_populates="order", cascade="all, delete-orphan", order_by="Item.name"
     )

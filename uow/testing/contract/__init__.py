@@ -18,6 +18,7 @@ import pytest
 pytest.register_assert_rewrite(*(f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__)))
 
 from ._base import Contract  # noqa: E402
+from ._corners import Corners  # noqa: E402
 from ._events import EventRules  # noqa: E402
 from ._examples import SeedExamples  # noqa: E402
 from ._failures import FailureRules  # noqa: E402
@@ -34,6 +35,7 @@ from ._sessions import SessionRules  # noqa: E402
 __all__ = [
     "Contract",
     "ContractSuite",
+    "Corners",
     "EventRules",
     "FailureRules",
     "InterruptRules",
@@ -61,6 +63,7 @@ class ContractSuite(
     LifecycleRules,
     RepositoryRules,
     Misuse,
+    Corners,
     SeedExamples,
 ):
     """
