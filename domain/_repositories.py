@@ -89,8 +89,8 @@ class Gateway(Protocol[E]):
         """Take new entities into the unit."""
         ...
 
-    def remove(self, entity: E, /) -> None:
-        """Remove *entity*; EntityNotFound if it is not there to be removed."""
+    def remove(self, entity: E, /) -> bool:
+        """Remove *entity*, or forget it if it was not written yet; False if it is not there to be removed."""
         ...
 
     def get(self, key: tuple[object, ...], lock: Lock | None, /) -> E | None:
@@ -161,7 +161,9 @@ class Repository(ABC, Generic[E]):
             EntityNotFound: It was never added.
         """
         self._demand_ours("remove()", entity)
-        self._gateway.remove(entity)
+        if not self._gateway.remove(entity):
+            key = tuple(getattr(entity, name) for name in self._gateway.key)
+            raise EntityNotFound(self._gateway.entity, key[0] if len(key) == 1 else key, "remove")
 
     def get(self, key: object, *, lock: Lock | None = None) -> E:
         """

@@ -24,11 +24,14 @@ class CheckedGateway(Generic[E]):
 
         run: `Context.run`.
 
+        flush: What is pending is written before each read, so that a unit sees what it did.
+
         native: The adapter's own gateway.
     """
 
     name: str
     run: Callable[..., Any]
+    flush: Callable[[], None]
     native: Gateway[E]
 
     @property
@@ -50,31 +53,39 @@ class CheckedGateway(Generic[E]):
         """Take new entities into the unit."""
         self.run(f"{self.name}.add()", self.native.add, entities)
 
-    def remove(self, entity: E, /) -> None:
-        """Remove *entity*."""
-        self.run(f"{self.name}.remove()", self.native.remove, entity)
+    def remove(self, entity: E, /) -> bool:
+        """Remove *entity*; False if it is not there."""
+        removed: bool = self.run(f"{self.name}.remove()", self.native.remove, entity)
+        return removed
 
     def get(self, key: tuple[object, ...], lock: Lock | None, /) -> E | None:
         """Return the entity with that key, or None."""
-        found: E | None = self.run(f"{self.name}.get()", self.native.get, key, lock)
+        found: E | None = self._read(f"{self.name}.get()", self.native.get, key, lock)
         return found
 
     def select(self, query: Query, /) -> Sequence[E]:
         """Return the entities that *query* describes."""
-        found: Sequence[E] = self.run(f"{self.name}.list()", self.native.select, query)
+        found: Sequence[E] = self._read(f"{self.name}.list()", self.native.select, query)
         return found
 
     def pages(self, where: Expression | None, size: int, after: E | None, /) -> Sequence[E]:
         """Return a page of entities in key order."""
-        found: Sequence[E] = self.run(f"{self.name}.iterate()", self.native.pages, where, size, after)
+        found: Sequence[E] = self._read(f"{self.name}.iterate()", self.native.pages, where, size, after)
         return found
 
     def count(self, where: Expression | None, /) -> int:
         """Count the entities that match."""
-        found: int = self.run(f"{self.name}.count()", self.native.count, where)
+        found: int = self._read(f"{self.name}.count()", self.native.count, where)
         return found
 
     def exists(self, where: Expression | None, /) -> bool:
         """Tell whether any entity matches."""
-        found: bool = self.run(f"{self.name}.exists()", self.native.exists, where)
+        found: bool = self._read(f"{self.name}.exists()", self.native.exists, where)
         return found
+
+    def _read(self, operation: str, call: Callable[..., Any], *args: object) -> Any:
+        return self.run(operation, self._flushed, call, *args)
+
+    def _flushed(self, call: Callable[..., Any], *args: object) -> Any:
+        self.flush()
+        return call(*args)

@@ -230,7 +230,9 @@ class UnitOfWork(ABC):
         context = self._usable(f"use {attribute.name!r}")
         repository = context.repositories.get(attribute.name)
         if repository is None:
-            gateway = CheckedGateway(attribute.name, context.run, context.transaction.gateway(attribute.entity))
+            transaction = context.transaction
+            native = transaction.gateway(attribute.entity)
+            gateway = CheckedGateway(attribute.name, context.run, transaction.flush, native)
             repository = context.repositories[attribute.name] = attribute.repository(gateway)
         return repository
 

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
-from uow.domain import EntityNotFound, Expression, Lock, Query, equalities, matches, ordered
+from uow.domain import Expression, Lock, Query, equalities, matches, ordered
 from uow.errors import UnmappedEntity
 
 from ._constraints import Record, View
@@ -23,10 +23,6 @@ class Unit(View, Protocol):
     """
     What a gateway needs of its unit.
     """
-
-    def flush(self) -> None:
-        """Write what is pending."""
-        ...
 
     def rows(self, entity: type) -> dict[Key, Values]:
         """Return all rows."""
@@ -67,15 +63,12 @@ class FakeGateway(Generic[E]):
                 )
             self._unit.add(entity)
 
-    def remove(self, entity: E, /) -> None:
+    def remove(self, entity: E, /) -> bool:
         """Remove *entity*; forget it if it was not written yet."""
-        if not self._unit.remove(entity):
-            key = tuple(getattr(entity, name) for name in self.key)
-            raise EntityNotFound(self.entity, key[0] if len(key) == 1 else key, "remove")
+        return self._unit.remove(entity)
 
     def get(self, key: Key, lock: Lock | None, /) -> E | None:
         """Return the entity with that key, or None."""
-        self._unit.flush()
         if not self._lock(key, lock):
             return None
         found: E | None = self._unit.load(self.entity, key, anew=lock is not None)
@@ -83,7 +76,6 @@ class FakeGateway(Generic[E]):
 
     def select(self, query: Query, /) -> Sequence[E]:
         """Return the entities that *query* describes."""
-        self._unit.flush()
         found = [(key, Record(values)) for key, values in self._matching(query.where)]
         if query.order:
             by_row = {id(record): key for key, record in found}
@@ -96,19 +88,16 @@ class FakeGateway(Generic[E]):
 
     def pages(self, where: Expression | None, size: int, after: E | None, /) -> Sequence[E]:
         """Return a page of entities in key order."""
-        self._unit.flush()
         last: Any = None if after is None else tuple(getattr(after, name) for name in self.key)
         keys: Any = (key for key, _ in self._matching(where) if last is None or key > last)
         return self._load(heapq.nsmallest(size, keys))
 
     def count(self, where: Expression | None, /) -> int:
         """Count the entities that match."""
-        self._unit.flush()
         return sum(1 for _ in self._matching(where))
 
     def exists(self, where: Expression | None, /) -> bool:
         """Tell whether any entity matches."""
-        self._unit.flush()
         return any(True for _ in self._matching(where))
 
     def _load(self, keys: Iterable[Key], *, anew: bool = False) -> Sequence[E]:

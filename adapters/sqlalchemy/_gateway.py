@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 from sqlalchemy import ColumnElement, Select, func, inspect, literal, select, tuple_
 from sqlalchemy.orm import Mapper, Session, make_transient
 
-from uow.domain import EntityNotFound, Expression, Lock, Query, Repository
+from uow.domain import Expression, Lock, Query, Repository
 from uow.errors import ConfigurationError, UnmappedEntity
 
 from ._criteria import compile_criterion, compile_order
@@ -63,20 +63,19 @@ class SqlAlchemyGateway(Generic[E]):
                 make_transient(entity)
         self._plain.add_all(entities)
 
-    def remove(self, entity: E, /) -> None:
+    def remove(self, entity: E, /) -> bool:
         """Remove *entity*; forget it if it was not written yet."""
         state = inspect(entity)
         if state.pending:
             self.session.expunge(entity)
         elif state.key is None or state.deleted or state.was_deleted:
-            key = tuple(getattr(entity, name) for name in self.key)
-            raise EntityNotFound(self.entity, key[0] if len(key) == 1 else key, "remove")
+            return False
         else:
             self._plain.delete(entity)
+        return True
 
     def get(self, key: tuple[object, ...], lock: Lock | None, /) -> E | None:
         """Return the entity with that key, or None."""
-        self.session.flush()
         found: E | None = self._plain.get(
             self.entity, key, with_for_update=_for_update(lock), populate_existing=lock is not None
         )
@@ -108,13 +107,11 @@ class SqlAlchemyGateway(Generic[E]):
 
     def count(self, where: Expression | None, /) -> int:
         """Count the entities that match."""
-        self.session.flush()
         number: int = self._plain.scalar(self._where(select(func.count()).select_from(self.entity), where))
         return number
 
     def exists(self, where: Expression | None, /) -> bool:
         """Tell whether any entity matches."""
-        self.session.flush()
         statement = self._where(select(literal(1)).select_from(self.entity), where).limit(1)
         return self._plain.scalar(statement) is not None
 
@@ -125,7 +122,6 @@ class SqlAlchemyGateway(Generic[E]):
         return statement.where(criterion)
 
     def _all(self, statement: Select[Any]) -> Sequence[E]:
-        self.session.flush()
         found: Sequence[E] = self._plain.scalars(statement).unique().all()
         return found
 
