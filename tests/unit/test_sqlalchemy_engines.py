@@ -393,3 +393,16 @@ def test_leaving_waits_for_the_operation_of_another_thread(engine: Engine) -> No
 
     assert State.ROLLED_BACK is unit.state
     assert [] == said(engine)
+
+
+def test_a_transaction_ended_on_the_connection_and_begun_again(engine: Engine) -> None:
+    """What a statement on the connection ended and another one began is no transaction of the unit."""
+    with pytest.raises(CommitOutcomeUnknown), SqlWords(engine) as unit:
+        unit.words.add(Word(id=1, said="x"))
+        unit.flush()
+        connection = unit.session.connection()
+        connection.exec_driver_sql("ROLLBACK")
+        connection.exec_driver_sql("SELECT 1")
+        unit.rollback()
+
+    assert [] == said(engine)

@@ -2,10 +2,12 @@
 Corners where rules meet: what was once wrong, and must not be again.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from uow import Event, Handlers, State
-from uow.errors import EntityNotFound, NestedScopeOpen
+from uow.errors import EntityNotFound, NestedScopeOpen, WrongTask
 from uow.testing._harness import Harness
 from uow.testing._model import Account, MoneyMoved
 
@@ -133,3 +135,10 @@ class Corners(Contract):
             bank.commit()
         with harness.bank() as bank:
             assert "Bob" == bank.accounts.get("A-1").owner
+
+    def test_rule_06_another_thread_cannot_enter_an_active_unit(self, harness: Harness) -> None:
+        """It is told to take a unit of its own, not to nest."""
+        with harness.bank() as bank, ThreadPoolExecutor(1) as pool:
+            with pytest.raises(WrongTask, match="Give each thread and task a unit of its own"):
+                pool.submit(bank.__enter__).result()
+            bank.commit()
