@@ -25,10 +25,16 @@ def commit(context: Context, handlers: Handlers, unit: Any) -> None:
     if root.state in (State.BROKEN, State.DOOMED):
         raise context.lose(root)
     root.move(Verb.COMMIT)
+    if context.ended_by is not None:
+        _leave_in_doubt(context, context.ended_by)
+        raise context.ended_by
     try:
-        if context.ended_by is not None:
-            raise context.ended_by
         _settle(context, handlers, unit)
+    except BaseException as error:
+        context.end_inner(root, error)
+        context.give_up(root, error)
+        raise
+    try:
         context.run("commit()", context.transaction.confirm)
         failures = _decide(context)
     except CommitOutcomeUnknown as error:
@@ -36,7 +42,6 @@ def commit(context: Context, handlers: Handlers, unit: Any) -> None:
         _leave_in_doubt(context, error)
         raise
     except BaseException as error:
-        context.end_inner(root, error)
         context.give_up(root, error)
         raise
     root.move(Verb.DURABLE)

@@ -109,10 +109,8 @@ class Backend:
             listener.watcher.ended(_gone(self.dialect))
 
     def _before_commit(self, connection: Connection) -> None:
-        listener = self._listener(connection)
-        if listener is not None:
+        if self._listener(connection) is not None:
             self.commit(connection)
-            listener.committing = True
 
     def _translate(self, context: ExceptionContext) -> BaseException | None:
         listener = self._listener(context.connection)

@@ -135,6 +135,12 @@ def _after_flush(session: UnitSession, context: object) -> None:
     session.unit.flushing()
 
 
+@event.listens_for(UnitSession, "after_commit")
+def _after_commit(session: UnitSession) -> None:
+    """Come before the listeners of users, who may raise; SQLAlchemy calls it for a savepoint too."""
+    session.unit.durable = not session.in_nested_transaction()
+
+
 @event.listens_for(UnitSession, "after_rollback")
 def _after_rollback(session: UnitSession) -> None:
     session.unit.rolling_back()

@@ -46,7 +46,7 @@ class SqlAlchemyTransaction:
         self.levels = [Level()]
         self.exposed = False
         self.met_error = False
-        self.committing = False
+        self.durable = False
 
     def watch(self, watcher: Watcher, /) -> None:
         """Remember whom to tell."""
@@ -139,7 +139,7 @@ class SqlAlchemyTransaction:
         try:
             self.plain.commit()
         except Exception as error:
-            if self.committing and not self.met_error:
+            if self.durable:
                 raise AfterCommitFailed("A listener of the session failed", [error]) from error
             raise
 

@@ -281,6 +281,48 @@ def test_a_part_of_a_group_is_such_a_group() -> None:
     assert [AfterRollbackFailed] * 2 == [type(values), type(rest)]
 
 
+def test_a_listener_that_raises_after_commit_whatever_came_before(engine: Engine) -> None:
+    """An error that a nested scope survived does not make a durable unit look rolled back."""
+
+    def refuse(session: Session) -> None:
+        if not session.in_nested_transaction():
+            raise ValueError("no")
+
+    factory = sessionmaker(engine)
+    event.listen(factory, "after_commit", refuse)
+    unit = SqlWords(factory)
+    with pytest.raises(AfterCommitFailed), unit:
+        with pytest.raises(DatabaseError), unit.nested():
+            unit.session.execute(text("nonsense"))
+        with unit.nested():
+            unit.words.add(Word(id=1, said="x"))
+        unit.commit()
+
+    assert (State.COMMITTED, ["x"]) == (unit.state, said(engine))
+
+
+def test_a_listener_of_the_engine_that_stops_commit(sqlite_url: URL) -> None:
+    """What raises before COMMIT is sent is no failure after it."""
+    engine = create_engine(sqlite_url)
+    Base.metadata.drop_all(engine)
+    Base.metadata.create_all(engine)
+    unit = SqlWords(engine)
+
+    def refuse(connection: object) -> None:
+        raise ValueError("no")
+
+    event.listen(engine, "commit", refuse)
+    with pytest.raises(ValueError, match="no"), unit:
+        unit.words.add(Word(id=1, said="x"))
+        unit.commit()
+    event.remove(engine, "commit", refuse)
+
+    assert (State.ROLLED_BACK, []) == (unit.state, said(engine))
+
+    Base.metadata.drop_all(engine)
+    engine.dispose()
+
+
 @pytest.mark.parametrize("moment", ["before_commit", "after_commit"])
 def test_a_listener_that_raises_around_commit(engine: Engine, moment: str) -> None:
     """Before COMMIT it stops the unit; after it the work is durable, and the unit says both."""

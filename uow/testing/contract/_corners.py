@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from uow import Event, Handlers, State
-from uow.errors import EntityNotFound, NestedScopeOpen, WrongTask
+from uow.errors import CommitOutcomeUnknown, EntityNotFound, NestedScopeOpen, WrongTask
 from uow.testing._harness import Harness
 from uow.testing._model import Account, MoneyMoved
 
@@ -142,3 +142,19 @@ class Corners(Contract):
             with pytest.raises(WrongTask, match="Give each thread and task a unit of its own"):
                 pool.submit(bank.__enter__).result()
             bank.commit()
+
+    def test_rule_16_a_handler_whose_own_unit_is_in_doubt(self, harness: Harness) -> None:
+        """What a handler does not know of another unit's commit says nothing about this one: it is rolled back."""
+        doubt = CommitOutcomeUnknown("Other (root)", "its connection was lost")
+
+        def fail() -> None:
+            raise doubt
+
+        bank = harness.bank()
+        with pytest.raises(CommitOutcomeUnknown, match=r"Other \(root\)"), bank:
+            bank.accounts.add(Account("A-1", "Ann"))
+            bank.before_commit(fail)
+            bank.commit()
+
+        assert State.ROLLED_BACK is bank.state
+        assert [] == harness.numbers()
