@@ -1,5 +1,5 @@
 """
-What a domain model needs: entities, aggregates and their events, specifications, the repository port.
+What a domain model needs: entities, aggregates and their events, specifications, the repository port, domain services.
 """
 
 from ._aggregates import (
@@ -12,7 +12,15 @@ from ._aggregates import (
     key_names_of,
     version_name_of,
 )
-from ._errors import EntityNotFound, InvalidArgument, MultipleEntitiesFound, SpecificationError, UnitOfWorkError
+from ._errors import (
+    EntityNotFound,
+    InvalidArgument,
+    Misuse,
+    MultipleEntitiesFound,
+    OutsideUnitOfWork,
+    SpecificationError,
+    UnitOfWorkError,
+)
 from ._expressions import (
     Attribute,
     Constant,
@@ -25,7 +33,9 @@ from ._expressions import (
     ordered,
     translate_pattern,
 )
+from ._generics import type_argument
 from ._repositories import Gateway, Lock, Query, Repository, Specification
+from ._services import DomainService, OpenUnit, current, open_units, opened
 from ._specifications import (
     Symbol,
     asc,
@@ -38,11 +48,13 @@ from ._specifications import (
     trace,
     trace_order,
 )
+from ._wrapping import wrapping
 
 __all__ = [
     "Aggregate",
     "Attribute",
     "Constant",
+    "DomainService",
     "EntityNotFound",
     "Event",
     "Expression",
@@ -50,9 +62,12 @@ __all__ = [
     "InvalidArgument",
     "Journal",
     "Lock",
+    "Misuse",
     "MultipleEntitiesFound",
+    "OpenUnit",
     "Operation",
     "Order",
+    "OutsideUnitOfWork",
     "Query",
     "Repository",
     "Specification",
@@ -62,6 +77,7 @@ __all__ = [
     "asc",
     "attributes_of",
     "between",
+    "current",
     "desc",
     "entity",
     "equalities",
@@ -73,9 +89,13 @@ __all__ = [
     "like",
     "matches",
     "not_",
+    "open_units",
+    "opened",
     "ordered",
     "trace",
     "trace_order",
     "translate_pattern",
+    "type_argument",
     "version_name_of",
+    "wrapping",
 ]

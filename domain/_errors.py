@@ -4,7 +4,15 @@ The errors a domain model can meet; `uow.errors` lists them with all the others.
 
 from attrs import define
 
-__all__ = ["EntityNotFound", "InvalidArgument", "MultipleEntitiesFound", "SpecificationError", "UnitOfWorkError"]
+__all__ = [
+    "EntityNotFound",
+    "InvalidArgument",
+    "Misuse",
+    "MultipleEntitiesFound",
+    "OutsideUnitOfWork",
+    "SpecificationError",
+    "UnitOfWorkError",
+]
 
 
 class UnitOfWorkError(Exception):
@@ -18,6 +26,36 @@ class UnitOfWorkError(Exception):
     def transient(self) -> bool:
         """Whether the same work, done again in a fresh unit, may succeed."""
         return False
+
+
+@define(slots=False)
+class Misuse(UnitOfWorkError, RuntimeError):
+    """
+    An operation that the unit refuses in the state it is in.
+
+    Args:
+        operation: What was asked for, such as ``commit()`` or ``accounts.get()``.
+
+        unit: The unit and its scope, such as ``SqlBank (root > line 3)``.
+
+        reason: What stands in the way.
+
+        hint: What to do instead.
+    """
+
+    operation: str
+    unit: str
+    reason: str
+    hint: str
+
+    def __str__(self) -> str:
+        return f"Cannot {self.operation} on {self.unit}: {self.reason}. {self.hint}"
+
+
+class OutsideUnitOfWork(Misuse):
+    """
+    A unit, its session or one of its repositories was used outside the unit's ``with`` block.
+    """
 
 
 @define(slots=False)

@@ -5,12 +5,13 @@ The repository port: what an application may ask of a collection of entities, wr
 import enum
 from abc import ABC
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar, cast, get_args, get_origin
+from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar, cast
 
 from attrs import frozen
 
 from ._errors import EntityNotFound, InvalidArgument, MultipleEntitiesFound
 from ._expressions import Expression, Order
+from ._generics import type_argument
 from ._specifications import trace, trace_order
 
 __all__ = ["Gateway", "Lock", "Query", "Repository", "Specification"]
@@ -127,10 +128,7 @@ class Repository(ABC, Generic[E]):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for base in vars(cls).get("__orig_bases__", ()):
-            origin, arguments = get_origin(base), get_args(base)
-            if isinstance(origin, type) and issubclass(origin, Repository) and isinstance(arguments[0], type):
-                cls.entity = arguments[0]
+        cls.entity = type_argument(cls, Repository) or cls.entity
 
     def __init__(self, gateway: Gateway[E]) -> None:
         self._gateway = gateway

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ._context import Context, run_all
-from ._hooks import Handlers
+from ._context import Context
 from ._states import State, Verb
 from .errors import AfterCommitFailed, CommitOutcomeUnknown, ConnectionLost, EventCycle, NestedScopeOpen
 
@@ -17,22 +16,22 @@ ROUNDS = 100
 """How many rounds of handlers and hooks a commit waits for quiet."""
 
 
-def commit(context: Context, handlers: Handlers, unit: Any) -> None:
+async def commit(context: Context, unit: Any) -> None:
     """
-    Make the root's work durable, or roll it back and raise why.
+    Make the root's work durable, or roll it back and raise why; handlers are given *unit*.
     """
     root = context.root
     if root.state in (State.BROKEN, State.DOOMED):
-        raise context.lose(root)
+        raise await context.lose(root)
     root.move(Verb.COMMIT)
     if context.ended_by is not None:
         _leave_in_doubt(context, context.ended_by)
         raise context.ended_by
     try:
-        _settle(context, handlers, unit)
+        await _settle(context, unit)
     except BaseException as error:
-        context.end_inner(root, error)
-        context.give_up(root, error)
+        await context.end_inner(root, error)
+        await context.give_up(root, error)
         raise
     try:
         context.run("commit()", context.transaction.confirm)
@@ -42,10 +41,10 @@ def commit(context: Context, handlers: Handlers, unit: Any) -> None:
         _leave_in_doubt(context, error)
         raise
     except BaseException as error:
-        context.give_up(root, error)
+        await context.give_up(root, error)
         raise
     root.move(Verb.DURABLE)
-    _announce(context, handlers, failures)
+    await _announce(context, failures)
 
 
 def _decide(context: Context) -> list[Exception]:
@@ -54,7 +53,7 @@ def _decide(context: Context) -> list[Exception]:
 
     What interrupts it, a lost connection or a signal, leaves open whether the work is durable.
     """
-    context.deciding = True
+    context.deciding = context.protected = True
     try:
         context.transaction.commit()
         return []
@@ -69,7 +68,7 @@ def _decide(context: Context) -> list[Exception]:
         _leave_in_doubt(context, error)
         raise
     finally:
-        context.deciding = False
+        context.deciding = context.protected = False
 
 
 def _leave_in_doubt(context: Context, error: BaseException) -> None:
@@ -78,14 +77,14 @@ def _leave_in_doubt(context: Context, error: BaseException) -> None:
     context.close(broken=True)
 
 
-def _settle(context: Context, handlers: Handlers, unit: Any) -> None:
+async def _settle(context: Context, unit: Any) -> None:
     """Run the handlers and hooks that belong inside, and what they cause, until nothing new comes."""
-    root = context.root
+    root, handlers = context.root, context.settings.handlers
     handled = hooked = 0
     rounds: list[str] = []
     for _ in range(ROUNDS):
         if root.state is not State.COMMITTING:
-            raise context.lose(root)
+            raise await context.lose(root)
         context.run("commit()", context.transaction.flush)
         if context.innermost is not root:
             raise NestedScopeOpen(
@@ -99,21 +98,24 @@ def _settle(context: Context, handlers: Handlers, unit: Any) -> None:
         events, handled = root.events[handled:], len(root.events)
         hooks, hooked = root.before_commit[hooked:], len(root.before_commit)
         rounds.append(", ".join([*(type(event).__name__ for event in events), *(_name(hook) for hook in hooks)]))
+        for event in events:  # what would fail after the commit must not be found out then
+            for later in handlers.after(event):
+                context.hooks.demand(later)
         for event in events:
             for handler in handlers.inside(event):
-                handler(event, unit)
+                await context.hooks.call(handler, event, unit.for_handler(handler))
         for hook in hooks:
-            hook()
+            await context.hooks.call(hook)
     last = rounds.pop()
     raise EventCycle(context.unit, ROUNDS, [*rounds[rounds.index(last) if last in rounds else -10 :], last][-10:])
 
 
-def _announce(context: Context, handlers: Handlers, failures: list[Exception]) -> None:
+async def _announce(context: Context, failures: list[Exception]) -> None:
     """Give the connection back, then run what waited for the commit; all of it, whatever fails."""
-    root = context.root
+    root, handlers = context.root, context.settings.handlers
     hooks: list[Callable[[], object]] = [context.close, *root.after_commit]
     hooks += [partial(handler, event) for event in root.events for handler in handlers.after(event)]
-    failures = [*failures, *run_all(hooks)]
+    failures = [*failures, *await context.hooks.call_all(hooks)]
     if failures:
         raise AfterCommitFailed(f"{root.title} was committed and stays so, but what ran after it failed", failures)
 

@@ -4,6 +4,7 @@ What a unit's annotations declare: the repositories, checked when the class is m
 
 import inspect
 import typing
+from collections.abc import Iterator
 from typing import Any, ClassVar, get_args, get_origin
 
 from attrs import frozen
@@ -12,7 +13,7 @@ from uow.domain import Repository
 
 from .errors import DefinitionError
 
-__all__ = ["RepositoryAttribute", "declare"]
+__all__ = ["RepositoryAttribute", "annotations_of", "attribute_for", "attributes_of_unit", "declare"]
 
 
 @frozen
@@ -29,7 +30,7 @@ class RepositoryAttribute:
     """
 
     name: str
-    repository: type[Repository[Any]]
+    repository: type[Any]
     entity: type[Any]
 
     def __get__(self, unit: Any, owner: type | None = None) -> Any:
@@ -43,42 +44,54 @@ def declare(cls: type, *, adapter: bool) -> None:
     Raises:
         DefinitionError: An annotation is no repository; or *cls* is an *adapter* and a repository's method is abstract.
     """
-    for name, annotation in _own_annotations(cls).items():
-        if name.startswith("_") or get_origin(annotation) is ClassVar or annotation is ClassVar or name in vars(cls):
-            continue
-        setattr(cls, name, _attribute(cls, name, annotation))
+    for name, annotation in annotations_of(cls):
+        setattr(cls, name, attribute_for(cls, name, annotation, Repository))
     if adapter:
-        for name in dir(cls):
-            attribute = inspect.getattr_static(cls, name)
-            if isinstance(attribute, RepositoryAttribute):
-                _demand_concrete(cls, attribute)
+        for attribute in attributes_of_unit(cls):
+            _demand_concrete(cls, attribute)
 
 
-def _attribute(cls: type, name: str, annotation: object) -> RepositoryAttribute:
+def annotations_of(cls: type) -> Iterator[tuple[str, Any]]:
+    """Yield the names that the body of *cls* annotates and gives no value, with what they are annotated with."""
+    for name, annotation in _own_annotations(cls).items():
+        other = name.startswith("_") or get_origin(annotation) is ClassVar or annotation is ClassVar
+        if not other and name not in vars(cls):
+            yield name, annotation
+
+
+def attributes_of_unit(cls: type) -> Iterator[RepositoryAttribute]:
+    """Yield the repositories that *cls* has, inherited ones too."""
+    for name in dir(cls):
+        attribute = inspect.getattr_static(cls, name)
+        if isinstance(attribute, RepositoryAttribute):
+            yield attribute
+
+
+def attribute_for(cls: type, name: str, annotation: object, base: type[Any]) -> RepositoryAttribute:
+    """
+    Return the descriptor for an annotation with a subclass of *base*.
+
+    Raises:
+        DefinitionError: It is none, or does not say what it holds.
+    """
     subject = f"{cls.__name__}.{name}"
-    repository = _repository_class(get_origin(annotation) or annotation)
-    if repository is None:
+    repository = get_origin(annotation) or annotation
+    if not isinstance(repository, type) or not issubclass(repository, base):
         raise DefinitionError(
             subject,
             f"it is annotated with {annotation!r}, which is no repository",
-            "Annotate it with a subclass of Repository or with Repository[Entity]; give it a value, a leading "
-            "underscore or ClassVar if it is meant to be something else.",
+            f"Annotate it with a subclass of {base.__name__} or with {base.__name__}[Entity]; give it a value, a "
+            "leading underscore or ClassVar if it is meant to be something else.",
         )
     arguments = get_args(annotation)
-    entity = arguments[0] if arguments else repository.entity
+    entity: object = arguments[0] if arguments else getattr(repository, "entity", None)
     if not isinstance(entity, type):
         raise DefinitionError(
             subject,
             f"{repository.__name__} does not say which entity it holds",
-            "Write Repository[Account], or subclass Repository[Account].",
+            f"Write {base.__name__}[Account], or subclass {base.__name__}[Account].",
         )
     return RepositoryAttribute(name, repository, entity)
-
-
-def _repository_class(candidate: object) -> type[Repository[Any]] | None:
-    if isinstance(candidate, type) and issubclass(candidate, Repository):
-        return candidate  # pyright: ignore[reportUnknownVariableType]
-    return None
 
 
 def _demand_concrete(cls: type, attribute: RepositoryAttribute) -> None:

@@ -9,6 +9,8 @@ from attrs import frozen
 
 from uow.domain import Expression, Gateway, Lock, Query
 
+from ._context import Context
+
 __all__ = ["CheckedGateway"]
 
 E = TypeVar("E")
@@ -22,16 +24,13 @@ class CheckedGateway(Generic[E]):
     Args:
         name: The repository's name in the unit.
 
-        run: `Context.run`.
-
-        flush: What is pending is written before each read, so that a unit sees what it did.
+        context: The unit that it belongs to.
 
         native: The adapter's own gateway.
     """
 
     name: str
-    run: Callable[..., Any]
-    flush: Callable[[], None]
+    context: Context
     native: Gateway[E]
 
     @property
@@ -51,11 +50,11 @@ class CheckedGateway(Generic[E]):
 
     def add(self, entities: Sequence[E], /) -> None:
         """Take new entities into the unit."""
-        self.run(f"{self.name}.add()", self.native.add, entities)
+        self._write("add()", self.native.add, entities)
 
     def remove(self, entity: E, /) -> bool:
         """Remove *entity*; False if it is not there."""
-        removed: bool = self.run(f"{self.name}.remove()", self.native.remove, entity)
+        removed: bool = self._write("remove()", self.native.remove, entity)
         return removed
 
     def get(self, key: tuple[object, ...], lock: Lock | None, /) -> E | None:
@@ -83,9 +82,16 @@ class CheckedGateway(Generic[E]):
         found: bool = self._read(f"{self.name}.exists()", self.native.exists, where)
         return found
 
+    def _write(self, verb: str, call: Callable[..., Any], *args: object) -> Any:
+        operation = f"{self.name}.{verb}"
+        self.context.check(operation)
+        self.context.demand_writable(operation)
+        return self.context.run(operation, call, *args)
+
     def _read(self, operation: str, call: Callable[..., Any], *args: object) -> Any:
-        return self.run(operation, self._flushed, call, *args)
+        return self.context.run(operation, self._flushed, call, *args)
 
     def _flushed(self, call: Callable[..., Any], *args: object) -> Any:
-        self.flush()
+        """Read after what is pending was written, so that a unit sees what it did."""
+        self.context.transaction.flush()
         return call(*args)

@@ -3,16 +3,17 @@ Handlers of domain events, inside the transaction and after it.
 """
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias, TypeVar
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 from uow.domain import Event
 
+from ._steps import Bridge, is_asynchronous
 from .errors import DefinitionError
 
-__all__ = ["Handlers"]
+__all__ = ["Calls", "Handlers"]
 
 F = TypeVar("F", bound=Callable[..., object])
 _Entry: TypeAlias = tuple[type[Event], Callable[..., object]]
@@ -38,6 +39,9 @@ class Handlers:
 
     _inside: list[_Entry] = field(factory=list[_Entry], init=False)
     _after: list[_Entry] = field(factory=list[_Entry], init=False)
+
+    def __bool__(self) -> bool:
+        return bool(self._inside or self._after)
 
     def before_commit(self, event: type[Event]) -> Callable[[F], F]:
         """
@@ -91,3 +95,59 @@ def _demand_arguments(handler: Callable[..., object], kind: str, *names: str) ->
         ) from error
     except ValueError:  # a callable without a signature, such as some builtins
         return
+
+
+@frozen(eq=False)
+class Calls:
+    """
+    How hooks and handlers of a unit are called.
+
+    Args:
+        bridge: How an asynchronous unit waits for those that are to be awaited; None in a synchronous one.
+
+        unit: What errors call the unit.
+    """
+
+    bridge: Bridge | None
+    unit: str
+
+    def demand(self, hook: Callable[..., object]) -> None:
+        """Raise if *hook* is a coroutine function and the unit cannot await it."""
+        if self.bridge is None and is_asynchronous(hook):
+            raise _not_awaited(hook, self.unit)
+
+    async def call(self, hook: Callable[..., object], *args: object) -> None:
+        """Call a hook or handler, and wait for it if it has to be awaited."""
+        result = hook(*args)
+        if not inspect.isawaitable(result):
+            return
+        if self.bridge is None:
+            if inspect.iscoroutine(result):
+                result.close()
+            raise _not_awaited(hook, self.unit)
+        await self.bridge.wait(result)
+
+    async def call_all(self, hooks: Iterable[Callable[[], object]]) -> list[Exception]:
+        """Run every hook, whatever the others do; return the errors, or raise the first interrupt at the end."""
+        errors: list[Exception] = []
+        interrupt: BaseException | None = None
+        for hook in hooks:
+            try:
+                await self.call(hook)
+            except Exception as error:
+                errors.append(error)
+            except BaseException as error:
+                interrupt = interrupt or error
+        if interrupt is not None:
+            for failed in errors:
+                interrupt.add_note(f"Another error in the hooks: {failed!r}")
+            raise interrupt
+        return errors
+
+
+def _not_awaited(hook: Callable[..., object], unit: str) -> DefinitionError:
+    return DefinitionError(
+        f"the hook {hook!r} of {unit}",
+        "it has to be awaited, and the unit is synchronous",
+        "Use an AsyncUnitOfWork, or a plain function.",
+    )

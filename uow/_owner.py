@@ -4,18 +4,23 @@ Who may use a unit: the thread and asyncio task that entered it.
 
 import asyncio
 import threading
+from typing import Any
 
 from attrs import define, field
 
-__all__ = ["Owner"]
+__all__ = ["Owner", "here"]
 
 
-def _here() -> tuple[int, object]:
+def _task() -> "asyncio.Task[Any] | None":
     try:
-        task = asyncio.current_task()
+        return asyncio.current_task()
     except RuntimeError:
-        task = None
-    return threading.get_ident(), task
+        return None
+
+
+def here() -> tuple[int, object]:
+    """Return the thread and task that runs this."""
+    return threading.get_ident(), _task()
 
 
 @define(eq=False)
@@ -25,16 +30,40 @@ class Owner:
     """
 
     handoff: bool
-    home: tuple[int, object] = field(factory=_here)
-    busy: threading.RLock = field(factory=threading.RLock)
+    home: tuple[int, object] = field(factory=here)
+    _lock: threading.RLock = field(factory=threading.RLock, init=False)
+    _task: object = field(default=None, init=False)
+    _depth: int = field(default=0, init=False)
 
     def stranger(self) -> str | None:
         """Return who is here, in words, if it is not the owner."""
         if self.handoff:
             return None
-        here = _here()
-        if here == self.home:
+        user = here()
+        if user == self.home:
             return None
-        if here[0] != self.home[0]:
+        if user[0] != self.home[0]:
             return f"it was entered in another thread than {threading.current_thread().name}"
         return "it was entered in another asyncio task"
+
+    def take(self, *, wait: bool) -> bool:
+        """
+        Keep everybody else out until `give`; False if another thread or task is at work.
+
+        Args:
+            wait: Wait for another thread. Nobody can wait for another task of the same thread here.
+        """
+        if not self._lock.acquire(blocking=wait):
+            return False
+        task = _task()
+        if self._depth and self._task is not task:
+            self._lock.release()
+            return False
+        self._task = task
+        self._depth += 1
+        return True
+
+    def give(self) -> None:
+        """Let others in again."""
+        self._depth -= 1
+        self._lock.release()

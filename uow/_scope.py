@@ -6,7 +6,7 @@ import logging
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from typing import NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from attrs import define, field, frozen
 
@@ -14,6 +14,7 @@ from uow.domain import Aggregate, Event, journal_of
 
 from ._states import REFUSALS, TRANSITIONS, State, Verb
 from ._transaction import Changes
+from .errors import UnitOfWorkRolledBack
 
 __all__ = ["Hook", "Observer", "Scope", "Status", "Transition"]
 
@@ -97,16 +98,22 @@ class Status:
 class Scope:
     """
     A ``with`` block of a unit, from its entry to its end.
+
+    One that is *joined* has no savepoint: what it did is kept or lost with the scope that it joined.
     """
 
     unit: str
     name: str
     parent: "Scope | None" = None
     observers: Sequence[Observer] = ()
+    joined: bool = False
+    spoiled_by: "Scope | None" = None
+    handle: "weakref.ref[Any] | None" = None
     state: State = State.NEW
     cause: BaseException | None = None
     lost: BaseException | None = None
     depth: int = field(init=False)
+    level: int = field(init=False)
     left: bool = False
     written: Changes = field(factory=Changes)
     entered: float = field(factory=time.monotonic)
@@ -118,6 +125,7 @@ class Scope:
 
     def __attrs_post_init__(self) -> None:
         self.depth = 0 if self.parent is None else self.parent.depth + 1
+        self.level = 0 if self.parent is None else self.parent.level + (not self.joined)
 
     @property
     def path(self) -> str:
@@ -142,7 +150,19 @@ class Scope:
     def refuse(self, operation: str) -> NoReturn:
         """Raise this state's refusal."""
         refusal = REFUSALS[self.state]
-        raise refusal.error(operation, self.title, refusal.reason, refusal.hint) from self.cause
+        reason = refusal.reason
+        if self.state in (State.BROKEN, State.DOOMED):
+            reason = self.trouble
+        raise refusal.error(operation, self.title, reason, refusal.hint) from self.cause
+
+    @property
+    def trouble(self) -> str:
+        """What broke or doomed the scope, in words."""
+        if self.spoiled_by is not None:
+            if isinstance(self.cause, UnitOfWorkRolledBack):
+                return f"rollback() was called in the joined scope {self.spoiled_by.path!r}"
+            return f"the joined scope {self.spoiled_by.path!r} failed"
+        return REFUSALS[self.state].reason
 
     def move(self, verb: Verb, cause: BaseException | None = None) -> None:
         """Make the transition that *verb* is; log it and tell the observers."""

@@ -3,30 +3,29 @@ The port: a unit of work, as applications and adapters see it.
 """
 
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import ParamSpec, Self, TypeVar, Unpack
 
-from uow.domain import Event, Repository
+from uow.domain import Event
 
-from ._commit import commit
-from ._context import OWN_UNIT, Context
-from ._declarations import RepositoryAttribute, declare
-from ._gateways import CheckedGateway
+from ._handle import Handle
 from ._hooks import Handlers
-from ._scope import Observer, Scope, Status
-from ._states import REFUSALS, State
-from ._transaction import Transaction
-from .errors import Misuse, WrongTask
+from ._options import Options, OptionValues
+from ._retries import Attempts, Retry, run
+from ._scope import Observer, Status
+from ._states import State
+from ._steps import finish
+from ._work import Settings
 
 __all__ = ["UnitOfWork"]
 
+P = ParamSpec("P")
+R = TypeVar("R")
 H = TypeVar("H", bound=Callable[[], object])
 
 
-class UnitOfWork(ABC):
+class UnitOfWork(Handle):
     """
     Work that is kept as a whole or not at all.
 
@@ -42,6 +41,21 @@ class UnitOfWork(ABC):
             the log.
 
         handoff: Let the unit move between threads, one after the other. Two at once are an error all the same.
+
+        retry: How `attempts()` and `run()` go about it.
+
+        isolation: The isolation level, such as ``SERIALIZABLE``; the engine's own by default.
+
+        read_only: Refuse every write, here and in the database.
+
+        deferrable: Let a SERIALIZABLE read-only unit wait until it cannot fail.
+
+        statement_timeout: How long one statement may take, in seconds.
+
+        lock_timeout: How long a statement may wait for a lock, in seconds.
+
+    Raises:
+        uow.errors.ConfigurationError: The database cannot do what is asked for.
     """
 
     def __init__(
@@ -51,52 +65,27 @@ class UnitOfWork(ABC):
         observers: Iterable[Observer] = (),
         strict: bool = False,
         handoff: bool = False,
+        retry: Retry | None = None,
+        isolation: str | None = None,
+        read_only: bool = False,
+        deferrable: bool = False,
+        statement_timeout: float | None = None,
+        lock_timeout: float | None = None,
     ) -> None:
-        self._handlers = handlers or Handlers()
-        self._observers = tuple(observers)
-        self._strict = strict
-        self._handoff = handoff
-        self._root: UnitOfWork = self
-        self._label: str | None = None
-        self._context: Context | None = None
-        self._scope: Scope | None = None
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        declare(cls, adapter=not getattr(cls._begin, "__isabstractmethod__", False))
-
-    @abstractmethod
-    def _begin(self) -> Transaction:
-        """Make a fresh transaction for a root scope; nothing is sent to the database yet."""
+        options = Options(isolation, read_only, deferrable, statement_timeout, lock_timeout)
+        super().__init__(Settings(options, handlers or Handlers(), tuple(observers), strict, handoff))
+        self._retry = retry or Retry()
 
     # ------------------------------------------------------------------------------------------------------ scopes
 
     def __enter__(self) -> Self:
-        if self._scope is not None and not self._scope.left:
-            context = self._require("enter the block")
-            if (stranger := context.owner.stranger()) is not None:
-                raise WrongTask("enter the block", self._scope.title, stranger, OWN_UNIT)
-            refusal = REFUSALS[State.ACTIVE]
-            raise refusal.error("enter the block", self._scope.title, refusal.reason, refusal.hint)
-        if self._root is self:
-            self._context = Context(
-                type(self).__name__,
-                self._begin(),
-                observers=self._observers,
-                strict=self._strict,
-                handoff=self._handoff,
-            )
-            self._scope = self._context.root
-        else:
-            self._scope = self._root._require("open a nested() scope").open_nested(self._label)
+        self._enter()
         return self
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        context = self._require("leave the block")
-        with context.alone("leave the block", wait=True):
-            context.leave(self._entered, exc)
+        finish(self._leave(exc))
 
     def nested(self, name: str | None = None) -> Self:
         """
@@ -111,10 +100,67 @@ class UnitOfWork(ABC):
         Raises:
             uow.errors.OutsideUnitOfWork: This unit is not active.
         """
-        self._require("open a nested() scope")
-        unit = object.__new__(type(self))
-        vars(unit).update(vars(self), _context=None, _scope=None, _label=name)
-        return unit
+        return self._another(_within=self._require("open a nested() scope"), _label=name)
+
+    def joined(self, name: str | None = None, **options: Unpack[OptionValues]) -> Self:
+        """
+        Return a unit that joins the innermost open one of this task, of the same class and database.
+
+        What it does is kept or lost with that one; a failure in it dooms the whole. If none is open, it is a unit
+        of its own, and its ``commit()`` commits.
+
+        Args:
+            name: What the log, `status()` and errors call it.
+
+            options: What it asks of its transaction, as when a unit is made; here they replace those of this one.
+
+        Raises:
+            uow.errors.ContradictoryOptions: When it is entered: the unit that it joins was made with other options.
+        """
+        return self._another(_joins=True, _beside=self._context, _label=name, _settings=self._with(options))
+
+    def independent(self, **options: Unpack[OptionValues]) -> Self:
+        """
+        Return a unit like this one with a transaction, and so a connection, of its own, whatever is open around it.
+
+        Args:
+            options: What it asks of its transaction, as when a unit is made; here they replace those of this one.
+
+        Raises:
+            uow.errors.ConfigurationError: The database cannot do what is asked for.
+        """
+        return self._another(_settings=self._with(options))
+
+    def attempts(self, retry: Retry | None = None) -> Attempts[Self]:
+        """
+        Yield attempts at this unit until one is not ended by a transient error.
+
+        .. code-block:: python
+
+            for attempt in bank.attempts():
+                with attempt as uow:
+                    ...
+                    uow.commit()
+
+        Args:
+            retry: How often and how long; by default what the unit was made with.
+
+        Raises:
+            uow.errors.UnitOfWorkActive: A unit is open around it, whose work a new attempt could not do again.
+        """
+        return Attempts(self, retry or self._retry)
+
+    def run(self, work: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """
+        Do *work* as one whole unit: enter, call, commit; all of it again after a transient error.
+
+        Args:
+            work: What to call inside the unit, with the other arguments.
+
+        Raises:
+            uow.errors.UnitOfWorkActive: A unit is open around it, whose work a new attempt could not do again.
+        """
+        return run(self, work, *args, **kwargs)
 
     def commit(self) -> None:
         """
@@ -133,11 +179,7 @@ class UnitOfWork(ABC):
 
             uow.errors.CommitOutcomeUnknown: The connection was lost while the database was committing.
         """
-        with self._ending("commit()") as context:
-            if self._root is self:
-                commit(context, self._handlers, self)
-            else:
-                context.release(self._entered)
+        finish(self._commit())
 
     def rollback(self) -> None:
         """
@@ -148,8 +190,7 @@ class UnitOfWork(ABC):
 
             uow.errors.UnitOfWorkEnded: It ended before.
         """
-        with self._ending("rollback()") as context:
-            context.roll_back(self._entered, None)
+        finish(self._rollback())
 
     def flush(self) -> None:
         """
@@ -208,60 +249,9 @@ class UnitOfWork(ABC):
             uow.errors.OutsideUnitOfWork: It was never entered.
         """
         scope = self._entered
-        context = self._root._context
-        assert context is not None
+        context = self._require("status()")
         return context.status(scope, time.monotonic() - scope.entered)
 
     def __repr__(self) -> str:
-        where = type(self).__name__ if self._scope is None else self._scope.title
+        where = self._name if self._scope is None else self._scope.title
         return f"<{where}: {self.state.value}>"
-
-    # --------------------------------------------------------------------------------------------------- for adapters
-
-    def _require(self, operation: str) -> Context:
-        """Return the context of the unit that is open around this handle."""
-        context = self._root._context
-        if context is None or (self._scope is None and self._root is self):
-            raise self._outside(operation)
-        return context
-
-    def _repository(self, attribute: RepositoryAttribute) -> Repository[Any]:
-        """Return this unit's repository, made when first asked for."""
-        context = self._usable(f"use {attribute.name!r}")
-        repository = context.repositories.get(attribute.name)
-        if repository is None:
-            transaction = context.transaction
-            native = transaction.gateway(attribute.entity)
-            gateway = CheckedGateway(attribute.name, context.run, transaction.flush, native)
-            repository = context.repositories[attribute.name] = attribute.repository(gateway)
-        return repository
-
-    def _usable(self, operation: str) -> Context:
-        """Return the context if work may be done through this handle now."""
-        context = self._require(operation)
-        scope = self._entered
-        if scope.left:
-            raise self._outside(operation)
-        context.check(operation)
-        return context
-
-    @contextmanager
-    def _ending(self, operation: str) -> Generator[Context]:
-        context = self._require(operation)
-        with context.alone(operation):
-            context.demand_end(self._entered, operation)
-            yield context
-
-    def _register(self, hook: H, kind: str) -> H:
-        self._usable(f"register a hook with {kind}()").register(hook, kind)
-        return hook
-
-    @property
-    def _entered(self) -> Scope:
-        if self._scope is None:
-            raise self._outside("use it")
-        return self._scope
-
-    def _outside(self, operation: str) -> Misuse:
-        refusal = REFUSALS[State.NEW]
-        return refusal.error(operation, type(self).__name__, refusal.reason, refusal.hint)

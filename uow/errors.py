@@ -11,7 +11,15 @@ from typing import ClassVar
 
 from attrs import define
 
-from uow.domain import EntityNotFound, InvalidArgument, MultipleEntitiesFound, SpecificationError, UnitOfWorkError
+from uow.domain import (
+    EntityNotFound,
+    InvalidArgument,
+    Misuse,
+    MultipleEntitiesFound,
+    OutsideUnitOfWork,
+    SpecificationError,
+    UnitOfWorkError,
+)
 
 __all__ = [
     "AfterCommitFailed",
@@ -21,6 +29,7 @@ __all__ = [
     "ConfigurationError",
     "ConnectionLost",
     "ConnectionUnavailable",
+    "ContradictoryOptions",
     "DatabaseError",
     "Deadlock",
     "DefinitionError",
@@ -35,10 +44,13 @@ __all__ = [
     "NestedScopeOpen",
     "NotNullViolation",
     "OutsideUnitOfWork",
+    "ReadOnlyTransaction",
+    "ReadOnlyUnitOfWork",
     "ScopeBroken",
     "SerializationFailure",
     "SpecificationError",
     "StaleVersion",
+    "StatementTimeout",
     "TransactionOwned",
     "UniqueViolation",
     "UnitOfWorkActive",
@@ -51,36 +63,6 @@ __all__ = [
 
 
 # ----------------------------------------------------------------------------------------------- the unit, used wrongly
-
-
-@define(slots=False)
-class Misuse(UnitOfWorkError, RuntimeError):
-    """
-    An operation that the unit refuses in the state it is in.
-
-    Args:
-        operation: What was asked for, such as ``commit()`` or ``accounts.get()``.
-
-        unit: The unit and its scope, such as ``SqlBank (root > line 3)``.
-
-        reason: What stands in the way.
-
-        hint: What to do instead.
-    """
-
-    operation: str
-    unit: str
-    reason: str
-    hint: str
-
-    def __str__(self) -> str:
-        return f"Cannot {self.operation} on {self.unit}: {self.reason}. {self.hint}"
-
-
-class OutsideUnitOfWork(Misuse):
-    """
-    A unit, its session or one of its repositories was used outside the unit's ``with`` block.
-    """
 
 
 class UnitOfWorkActive(Misuse):
@@ -113,10 +95,27 @@ class TransactionOwned(Misuse):
     """
 
 
+class ContradictoryOptions(Misuse):
+    """
+    A unit was to join another one that was made with other options.
+    """
+
+
+class ReadOnlyUnitOfWork(Misuse):
+    """
+    A read-only unit was asked to write.
+    """
+
+
 class ScopeBroken(Misuse):
     """
     A scope in which the database reported an error was used again; ``__cause__`` is that error.
     """
+
+    @property
+    def transient(self) -> bool:
+        """Whether the error that broke the scope is."""
+        return isinstance(self.__cause__, UnitOfWorkError) and self.__cause__.transient
 
 
 @define(slots=False)
@@ -407,6 +406,22 @@ class LockTimeout(DatabaseError):
 
     is_transient = True
     headline = "A lock was not free in time"
+
+
+class StatementTimeout(DatabaseError):
+    """
+    A statement took longer than ``statement_timeout`` allows, or somebody cancelled it in the database.
+    """
+
+    headline = "A statement was cancelled"
+
+
+class ReadOnlyTransaction(DatabaseError):
+    """
+    A statement was to write in a read-only unit.
+    """
+
+    headline = "The transaction is read-only"
 
 
 class ConnectionLost(DatabaseError):

@@ -2,40 +2,16 @@
 The constraints that a store declares, checked as a database would.
 """
 
-from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from collections.abc import Iterable
+from typing import Any
 
 from uow.domain import evaluate
-from uow.errors import CheckViolation, ForeignKeyViolation, NotNullViolation, UniqueViolation
+from uow.errors import CheckViolation, ForeignKeyViolation, NotNullViolation, SerializationFailure, UniqueViolation
 
-from ._store import Key, Store, Values, pick
+from ._store import Key, Values, pick
+from ._views import Name, Record, View
 
-__all__ = ["Record", "View", "check_references", "check_row"]
-
-
-class Record:
-    """
-    A row whose values are attributes, for a specification to look at.
-    """
-
-    def __init__(self, values: Values) -> None:
-        self.__dict__ = values
-
-
-class View(Protocol):
-    """
-    What one unit sees of a store.
-    """
-
-    store: Store
-
-    def row(self, entity: type, key: Key) -> Values | None:
-        """Return a row, None if there is none."""
-        ...
-
-    def find(self, entity: type, columns: tuple[str, ...], value: Key) -> Iterator[Key]:
-        """Yield the keys of the rows that have *value* in indexed *columns*."""
-        ...
+__all__ = ["check_references", "check_row"]
 
 
 def check_row(view: View, entity: type, key: Key, values: Values, names: tuple[str, ...]) -> None:
@@ -55,28 +31,35 @@ def check_row(view: View, entity: type, key: Key, values: Values, names: tuple[s
             raise UniqueViolation(f"{table.name} {value} exists", None, "_".join(columns), table.name, columns)
 
 
-def check_references(view: View, written: Iterable[tuple[type, Key]]) -> None:
+def check_references(now: View, seen: View, written: Iterable[Name]) -> None:
     """
     Raise if a reference of the rows *written*, or one to a row removed among them, points at nothing.
+
+    As in a database, a row that the unit has *seen* must still be there *now*, and one that it has not does not count.
     """
     for entity, key in written:
-        values = view.row(entity, key)
+        values = now.row(entity, key)
         if values is None:
-            _check_not_needed(view, entity, key)
+            _check_not_needed(now, entity, key)
         else:
-            _check_targets(view, entity, key, values)
+            _check_targets(now, seen, entity, key, values)
 
 
-def _check_targets(view: View, entity: type, key: Key, values: dict[str, Any]) -> None:
-    for foreign in view.store.references_of(entity):
+def _check_targets(now: View, seen: View, entity: type, key: Key, values: dict[str, Any]) -> None:
+    for foreign in now.store.references_of(entity):
         value = values[foreign.attribute]
-        if value is not None and view.row(foreign.target, (value,)) is None:
+        if value is not None and seen.row(foreign.target, (value,)) is None:
             raise ForeignKeyViolation(
                 f"{entity.__name__} {key} refers to {foreign.target.__name__} {value!r}, which does not exist",
                 None,
                 foreign.attribute,
                 entity.__name__,
                 (foreign.attribute,),
+            )
+        if value is not None and now.row(foreign.target, (value,)) is None:
+            raise SerializationFailure(
+                f"{foreign.target.__name__} {value!r}, which {entity.__name__} {key} refers to, "
+                "was removed by another unit since this one's snapshot"
             )
 
 

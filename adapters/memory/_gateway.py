@@ -10,22 +10,25 @@ from typing import Any, Generic, Protocol, TypeVar
 from uow.domain import Expression, Lock, Query, equalities, matches, ordered
 from uow.errors import UnmappedEntity
 
-from ._constraints import Record, View
-from ._store import Key, Values
+from ._store import Key, Store, Values
 from ._tracking import Shape
+from ._views import Record, View
 
 __all__ = ["FakeGateway"]
 
 E = TypeVar("E")
 
 
-class Unit(View, Protocol):
+class Unit(Protocol):
     """
     What a gateway needs of its unit.
     """
 
-    def rows(self, entity: type) -> dict[Key, Values]:
-        """Return all rows."""
+    store: Store
+
+    @property
+    def view(self) -> View:
+        """What it sees of the store."""
         ...
 
     def load(self, entity: type, key: Key, *, anew: bool = False) -> Any | None:
@@ -110,20 +113,21 @@ class FakeGateway(Generic[E]):
         )
 
     def _matching(self, where: Expression | None) -> list[tuple[Key, Values]]:
+        self._unit.view.looked_for(self.entity, where)
         if where is None:
-            return list(self._unit.rows(self.entity).items())
+            return list(self._unit.view.rows(self.entity).items())
         return [(key, values) for key, values in self._candidates(where) if matches(where, Record(values))]
 
     def _candidates(self, where: Expression) -> list[tuple[Key, Values]]:
         """Return the rows that can match: one or a few if *where* names a key or an indexed value, else all."""
-        equal = equalities(where)
+        equal, view = equalities(where), self._unit.view
         for columns in (self.key, *self._unit.store.table(self.entity).indexes):
             if not equal.keys() >= set(columns):
                 continue
             value = tuple(equal[column] for column in columns)
             try:
-                keys = [value] if columns == self.key else list(self._unit.find(self.entity, columns, value))
+                keys = [value] if columns == self.key else list(view.find(self.entity, columns, value))
             except TypeError:  # a value that cannot be hashed is in no index
                 continue
-            return [(key, row) for key in keys if (row := self._unit.row(self.entity, key)) is not None]
-        return list(self._unit.rows(self.entity).items())
+            return [(key, row) for key in keys if (row := view.row(self.entity, key)) is not None]
+        return list(view.rows(self.entity).items())

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from attrs import define, field, frozen
 
 from uow.domain import Expression, Specification, attributes_of, key_names_of, trace
-from uow.errors import ConfigurationError, DatabaseError, LockTimeout, UnmappedEntity
+from uow.errors import ConfigurationError, DatabaseError, LockTimeout, UnitOfWorkError, UnmappedEntity
 
 __all__ = ["Check", "ForeignKey", "Key", "Row", "Store", "Table", "Values", "pick"]
 
@@ -120,9 +120,10 @@ class Store:
         self._tables: dict[type, Table] = {}
         self._foreign_keys: list[ForeignKey] = []
         self._locks: dict[tuple[type, Key], tuple[bool, set[object]]] = {}
-        self._failures: defaultdict[str, deque[DatabaseError]] = defaultdict(deque)
+        self._failures: defaultdict[str, deque[UnitOfWorkError]] = defaultdict(deque)
         self._revisions = itertools.count(1)
         self.transactions: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.snapshots: weakref.WeakSet[Any] = weakref.WeakSet()
 
     # -------------------------------------------------------------------------------------------------- the schema
 
@@ -160,7 +161,7 @@ class Store:
 
     # ----------------------------------------------------------------------------------------------- failures on demand
 
-    def fail_next(self, operation: str, error: DatabaseError | type[DatabaseError]) -> None:
+    def fail_next(self, operation: str, error: UnitOfWorkError | type[DatabaseError]) -> None:
         """
         Let the next *operation* of any unit fail with *error*.
 
@@ -219,7 +220,10 @@ class Store:
 
     def put(self, entity: type, key: Key, values: Values | None) -> None:
         """Commit a row, or with None its removal."""
-        self.table(entity).put(key, None if values is None else Row(values, next(self._revisions)))
+        table = self.table(entity)
+        for snapshot in self.snapshots:
+            snapshot.keep(table, key)
+        table.put(key, None if values is None else Row(values, next(self._revisions)))
 
     def fail_if_asked(self, operation: str) -> None:
         """Raise what `fail_next` ordered for *operation*."""

@@ -3,23 +3,22 @@ The primitives of a unit, in memory.
 """
 
 import weakref
-from collections.abc import Iterator
 from typing import Any, TypeVar
 
 from attrs import define, field
 
-from uow import Changes, Watcher
+from uow import Changes, Options, Watcher
 from uow.errors import ConnectionLost, SerializationFailure, StaleVersion, UniqueViolation
 
 from ._constraints import check_references, check_row
 from ._gateway import FakeGateway
-from ._store import Key, Store, Values, pick
+from ._store import Key, Row, Store, Values
 from ._tracking import Shape, Tracked, attributes_in, tracked_as
+from ._views import LEVELS, Layer, Name, View
 
 __all__ = ["FakeTransaction"]
 
 E = TypeVar("E")
-Name = tuple[type, Key]
 
 
 @define(eq=False)
@@ -67,18 +66,18 @@ class FakeTransaction:
     """
 
     watcher: Watcher
-    isolation: str | None = None
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, options: Options) -> None:
         self.store = store
+        self.isolation = options.isolation
         self.levels = [Level(nested=False)]
         self.begun = False
         self.lost = False
         self._tracked: dict[Name, Tracked] = {}
         self._new: dict[int, Tracked] = {}
-        self._own: dict[Name, Values | None] = {}
+        self._own: Layer[Values] = Layer()
+        self._now = self._view = View(store, self._own)
         self._seen: dict[Name, int | None] = {}
-        self._hints: dict[tuple[type, tuple[str, ...], Key], set[Key]] = {}
         self._shapes: dict[type, Shape] = {}
 
     def watch(self, watcher: Watcher, /) -> None:
@@ -98,45 +97,24 @@ class FakeTransaction:
 
     # ------------------------------------------------------------------------------------------------------- reading
 
-    def row(self, entity: type, key: Key) -> Values | None:
-        """Return the row as this unit sees it: its own writes over what is committed."""
-        self.begun = True
-        name = (entity, key)
-        if name in self._own:
-            return self._own[name]
-        row = self.store.table(entity).rows.get(key)
-        return None if row is None else row.values
-
-    def rows(self, entity: type) -> dict[Key, Values]:
-        """Return all rows of *entity* as this unit sees them."""
-        self.begun = True
-        with self.store.mutex:
-            found = {key: row.values for key, row in self.store.table(entity).rows.items()}
-        for (kind, key), values in self._own.items():
-            if kind is entity:
-                if values is None:
-                    found.pop(key, None)
-                else:
-                    found[key] = values
-        return found
-
-    def find(self, entity: type, columns: tuple[str, ...], value: Key) -> Iterator[Key]:
-        """Yield the keys of the rows that have *value* in indexed *columns*, as this unit sees them."""
-        with self.store.mutex:
-            committed = self.store.table(entity).indexes[columns].get(value, set())
-            keys = committed | self._hints.get((entity, columns, value), set())
-        for key in keys:
-            row = self.row(entity, key)
-            if row is not None and pick(columns, row) == value:
-                yield key
+    @property
+    def view(self) -> View:
+        """What this unit sees; the first look takes the snapshot, if its level has one."""
+        if not self.begun:
+            self.begun = True
+            self._view = LEVELS[self.isolation or "READ COMMITTED"](self.store, self._own)
+        return self._view
 
     def load(self, entity: type, key: Key, *, anew: bool = False) -> Any | None:
         """Return the entity with that key, the same object each time; *anew* reads its values again."""
-        name = (entity, key)
+        name, view = (entity, key), self.view
         tracked = self._tracked.get(name)
-        values = self.row(entity, key)
+        view.got(entity, key)
+        values = view.row(entity, key)
         if values is None or (tracked is not None and tracked.removed):
             return None
+        if anew:
+            view.demand_unchanged(entity, key)
         if tracked is None:
             made = self._shape(entity).make()
             tracked = self._tracked[name] = Tracked.of(self._shape(entity), made)
@@ -148,8 +126,8 @@ class FakeTransaction:
         return tracked.entity
 
     def _read(self, name: Name, tracked: Tracked, values: Values) -> None:
-        if name not in self._own:  # what this unit wrote stands on the row that it read before
-            self._seen[name] = self._revision(name)
+        if name not in self._own.rows:  # what this unit wrote stands on the row that it read before
+            self._seen[name] = _revision_of(self._view.committed(*name))
         tracked.revision = self._seen.get(name)
         tracked.shape.fill(tracked.attributes, values)
         tracked.base = tracked.shape.values_of(values)
@@ -199,6 +177,13 @@ class FakeTransaction:
         if not changes:
             return
         self.watcher.flushed(changes)
+        try:
+            check_references(self._now, self.view, self._write_all())
+        except UniqueViolation:
+            self.view.demand_valid()  # a unit that had looked before can try again, and will find what is there
+            raise
+
+    def _write_all(self) -> list[Name]:
         written: list[Name] = []
         added = {(new.shape.entity, new.shape.key_of(new.attributes)) for new in self._new.values()}
         for tracked in self._to_remove():
@@ -212,7 +197,7 @@ class FakeTransaction:
             written += self._update(tracked)
         for tracked in self._to_remove():
             written.append(self._delete(tracked))
-        check_references(self, written)
+        return written
 
     def pending(self) -> Changes:
         """Count what is not written yet."""
@@ -230,9 +215,9 @@ class FakeTransaction:
             attributes[shape.version] = 1
         values = shape.values_of(attributes)
         name = (shape.entity, shape.key_of(values))
-        if self.row(*name) is not None:
+        if self._now.row(*name) is not None:
             raise self._taken(name, "exists")
-        check_row(self, *name, values, shape.key)
+        check_row(self._now, *name, values, shape.key)
         self._seen.setdefault(name, None)
         return self._write(name, tracked, values)
 
@@ -246,12 +231,12 @@ class FakeTransaction:
         new = (shape.entity, shape.key_of(values))
         written = [new]
         if new != old:
-            if self.row(*new) is not None:
+            if self._now.row(*new) is not None:
                 raise self._taken(new, "exists")
             self._seen.setdefault(new, None)
             written.append(self._write(old, tracked, None))
             del self._tracked[old]
-        check_row(self, *new, values, shape.key)
+        check_row(self._now, *new, values, shape.key)
         self._write(new, tracked, values)
         return written
 
@@ -265,22 +250,21 @@ class FakeTransaction:
         level = self.levels[-1]
         if level.nested:
             level.touch(tracked)
-            level.written.setdefault(name, self._own.get(name, ...))
-        self._own[name] = tracked.base = values
+            level.written.setdefault(name, self._own.rows.get(name, ...))
+        self._own.rows[name] = tracked.base = values
         self._tracked[name] = tracked
         if values is not None:
-            for columns in self.store.table(name[0]).indexes:
-                self._hints.setdefault((name[0], columns, pick(columns, values)), set()).add(name[1])
+            self._own.hint(self.store.table(name[0]), name[1], values)
         return name
 
     def _demand_fresh(self, tracked: Tracked, name: Name) -> None:
-        """Raise if the entity counts its versions and another unit was faster."""
+        """Raise if another unit was faster and the level, or a version, lets this one know it now."""
+        self.view.demand_unchanged(*name)
         if tracked.shape.version is not None and self._revision(name) != self._seen.get(name):
             raise StaleVersion(f"{name[0].__name__} {name[1]} is not what this unit read any more")
 
     def _revision(self, name: Name) -> int | None:
-        committed = self.store.table(name[0]).rows.get(name[1])
-        return None if committed is None else committed.revision
+        return _revision_of(self._now.committed(*name))
 
     def _taken(self, name: Name, how: str) -> UniqueViolation:
         entity, key = name
@@ -309,9 +293,9 @@ class FakeTransaction:
         level = self.levels.pop()
         for name, before in level.written.items():
             if before is ...:
-                del self._own[name]
+                del self._own.rows[name]
             else:
-                self._own[name] = before
+                self._own.rows[name] = before
             self._tracked.pop(name, None)
         self._make_new(level)
         for tracked, base, removed in level.touched.values():
@@ -331,15 +315,18 @@ class FakeTransaction:
         """Make this unit's rows everybody's, if nobody was faster."""
         self._answer("commit")
         with self.store.mutex:
-            for name, values in self._own.items():
+            if self._own.rows:
+                self.view.demand_valid()
+            for name, values in self._own.rows.items():
                 self._demand_first(name)
                 if values is not None:
-                    check_row(self, *name, values, self._shape(name[0]).key)
-            check_references(self, self._own)
-            for name, values in self._own.items():
+                    check_row(self._now, *name, values, self._shape(name[0]).key)
+            check_references(self._now, self._view, self._own.rows)
+            for name, values in self._own.rows.items():
                 self.store.put(*name, values)
-        for name, tracked in self._tracked.items():
-            tracked.revision = self._revision(name)
+            for name in self._own.rows:
+                if name in self._tracked:
+                    self._tracked[name].revision = self._revision(name)
 
     def rollback(self) -> None:
         """Forget everything; what was added is new again, the rest stays as it is in memory."""
@@ -353,6 +340,8 @@ class FakeTransaction:
     def close(self, *, broken: bool = False) -> None:
         """End the unit."""
         self.store.unlock(self)
+        self._view.close()
+        self._view = self._now
         self.store.transactions.discard(self)
 
     def _demand_first(self, name: Name) -> None:
@@ -378,3 +367,7 @@ class FakeTransaction:
         if self.lost:
             raise ConnectionLost("the store dropped its connections")
         self.store.fail_if_asked(operation)
+
+
+def _revision_of(row: Row | None) -> int | None:
+    return None if row is None else row.revision

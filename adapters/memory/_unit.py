@@ -4,12 +4,14 @@ The unit of work in memory.
 
 from typing import Any
 
-from uow import UnitOfWork
+from uow import AsyncUnitOfWork, Options, UnitOfWork
+from uow.errors import ConfigurationError
 
 from ._store import Store
 from ._transaction import FakeTransaction
+from ._views import LEVELS
 
-__all__ = ["FakeUnitOfWork"]
+__all__ = ["AsyncFakeUnitOfWork", "FakeUnitOfWork"]
 
 
 class FakeUnitOfWork(UnitOfWork):
@@ -20,11 +22,41 @@ class FakeUnitOfWork(UnitOfWork):
         store: The database that it stands on; one of its own by default.
 
         options: What every unit takes: see `UnitOfWork`.
+
+    Raises:
+        ConfigurationError: There is no such isolation level.
     """
 
     def __init__(self, store: Store | None = None, **options: Any) -> None:
         super().__init__(**options)
         self.store = Store() if store is None else store
+        self._check(self._settings.options)
+
+    def _check(self, options: Options) -> None:
+        """Refuse a level that is not known; the fake never waits, so the rest asks nothing of it."""
+        if options.isolation not in (None, *LEVELS):
+            raise ConfigurationError(
+                f"the fake has no isolation level {options.isolation!r}", f"Use one of {', '.join(LEVELS)}."
+            )
 
     def _begin(self) -> FakeTransaction:
-        return FakeTransaction(self.store)
+        return FakeTransaction(self.store, self._settings.options)
+
+    def _database(self) -> object:
+        return self.store
+
+
+class AsyncFakeUnitOfWork(AsyncUnitOfWork):
+    """
+    An asynchronous unit of work without a database: ``class AsyncFakeBank(AsyncFakeUnitOfWork, AsyncBank): ...``.
+
+    Args:
+        store: The database that it stands on, of synchronous units too; one of its own by default.
+
+        options: What every unit takes: see `UnitOfWork`.
+    """
+
+    _adapter = FakeUnitOfWork
+
+    def __init__(self, store: Store | None = None, **options: Any) -> None:
+        super().__init__(store, **options)

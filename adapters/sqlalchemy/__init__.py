@@ -3,12 +3,13 @@ Units of work on SQLAlchemy: PostgreSQL, MariaDB, SQLite.
 """
 
 try:
+    from ._async import AsyncSqlAlchemyUnitOfWork
     from ._gateway import SqlAlchemyRepository
     from ._unit import SqlAlchemyUnitOfWork
 except ModuleNotFoundError as error:
-    if error.name != "sqlalchemy":
+    if error.name not in ("sqlalchemy", "sqlalchemy.ext"):
         raise
     msg = "uow.adapters.sqlalchemy needs SQLAlchemy, which is not installed. Install uow[sqlalchemy]."
     raise ModuleNotFoundError(msg, name=error.name) from error
 
-__all__ = ["SqlAlchemyRepository", "SqlAlchemyUnitOfWork"]
+__all__ = ["AsyncSqlAlchemyUnitOfWork", "SqlAlchemyRepository", "SqlAlchemyUnitOfWork"]

@@ -24,8 +24,10 @@ from uow.errors import (
     IntegrityViolation,
     LockTimeout,
     NotNullViolation,
+    ReadOnlyTransaction,
     SerializationFailure,
     StaleVersion,
+    StatementTimeout,
     UniqueViolation,
 )
 
@@ -45,7 +47,9 @@ _POSTGRESQL: Mapping[type[DatabaseError], tuple[str, ...]] = {
     SerializationFailure: ("40001",),
     Deadlock: ("40P01",),
     LockTimeout: ("55P03",),
-    ConnectionLost: ("08", "25P03", "57P01", "57P02", "57P03", "57P05"),  # timeouts of idle sessions among them
+    StatementTimeout: ("57014",),
+    ReadOnlyTransaction: ("25006",),
+    ConnectionLost: ("08", "25P03", "25P04", "57P01", "57P02", "57P03", "57P05"),  # timeouts among them
     ConnectionUnavailable: ("53300",),
 }
 
@@ -58,6 +62,8 @@ _MARIADB: Mapping[type[DatabaseError], tuple[int, ...]] = {
     SerializationFailure: (1020,),
     Deadlock: (1213, 1614),  # the latter in an XA branch
     LockTimeout: (1205, 1613, 3572),  # the second in an XA branch, the third for MySQL's NOWAIT
+    StatementTimeout: (1317, 1969, 3024),  # the first for KILL QUERY, the last on MySQL
+    ReadOnlyTransaction: (1792,),
     ConnectionLost: (0, 1053, 1927, 2006, 2013, 2055, 4031),
     ConnectionUnavailable: (1040, 1203, 2002, 2003),
 }
@@ -71,6 +77,8 @@ _SQLITE: Mapping[type[DatabaseError], tuple[int, ...]] = {
     IntegrityViolation: (19,),
     SerializationFailure: (517,),  # BUSY_SNAPSHOT: the unit reads an older state than the one it wants to write to
     LockTimeout: (5, 6),
+    StatementTimeout: (9,),  # interrupted
+    ReadOnlyTransaction: (8,),
     ConnectionUnavailable: (14,),
 }
 
@@ -164,13 +172,14 @@ _REFERRING = re.compile(r"Key \((?P<columns>.+?)\)=\(.*\) is not present in tabl
 
 def _read_postgresql(error: BaseException) -> _Answer | None:
     def told(field: str) -> str | None:
-        return getattr(getattr(error, "diag", None), field, None)
+        return getattr(source, field, None) or None
 
     code: str | None = getattr(error, "sqlstate", None)
     if code is None:
         return None
+    source = getattr(error, "diag", None) or getattr(error, "orig", None)  # of psycopg; asyncpg's error in an adapter
     kind = _kind(_POSTGRESQL, code, code[:2])
-    more, column = told("message_detail") or "", told("column_name")
+    more, column = told("message_detail") or told("detail") or "", told("column_name")
     columns: tuple[str, ...] = ()
     if column:
         columns = (column,)
@@ -178,7 +187,7 @@ def _read_postgresql(error: BaseException) -> _Answer | None:
         columns = _key_columns(more)
     elif kind is ForeignKeyViolation and (match := _REFERRING.match(more)):
         columns = tuple(match["columns"].split(", "))
-    detail = ". ".join(filter(None, (told("message_primary"), more))) or _first_line(error)
+    detail = ". ".join(filter(None, (told("message_primary") or told("message"), more))) or _first_line(error)
     return _Answer(detail, code, kind, told("constraint_name"), told("table_name"), columns)
 
 

@@ -8,11 +8,12 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, CursorResult, Engine, inspect
 from sqlalchemy.orm import make_transient, make_transient_to_detached
+from sqlalchemy.util.concurrency import in_greenlet
 
-from uow import Changes, Watcher
-from uow.errors import AfterCommitFailed, DatabaseError
+from uow import Changes, Options, Watcher
+from uow.errors import AfterCommitFailed, ConfigurationError, DatabaseError
 
-from ._backends import Backend
+from ._backend import Backend
 from ._gateway import SqlAlchemyGateway
 from ._journal import Added, Level, make_new
 from ._session import UnitSession
@@ -32,12 +33,17 @@ class SqlAlchemyTransaction:
         backend: What its database needs.
 
         make_session: Makes the session.
+
+        options: What the unit asks of its transaction.
     """
 
     watcher: Watcher
 
-    def __init__(self, engine: Engine, backend: Backend, make_session: Callable[[], UnitSession]) -> None:
+    def __init__(
+        self, engine: Engine, backend: Backend, make_session: Callable[[], UnitSession], options: Options
+    ) -> None:
         self.engine = engine
+        self.options = options
         self.backend = backend
         self.session = make_session()
         self.session.unit = self
@@ -59,7 +65,12 @@ class SqlAlchemyTransaction:
                 break
             level.sent = True
         if self.checked_out is None:
-            self.checked_out = self.backend.connect(self.engine, self)
+            if self.engine.dialect.is_async and not in_greenlet():
+                raise ConfigurationError(
+                    f"{self.engine.dialect.driver} is an asynchronous driver, and the unit is synchronous",
+                    "Use AsyncSqlAlchemyUnitOfWork with create_async_engine(), or another driver.",
+                )
+            self.checked_out = self.backend.connect(self.engine, self, self.options)
         return self.checked_out
 
     def gateway(self, entity: type[E], /) -> SqlAlchemyGateway[E]:
@@ -75,8 +86,10 @@ class SqlAlchemyTransaction:
 
     @property
     def isolation(self) -> str | None:
-        """The isolation level that the engine was made with."""
-        return self.engine.get_execution_options().get("isolation_level")
+        """The isolation level that was asked for, or that the engine was made with."""
+        set_on_connect: str | None = getattr(self.engine.dialect, "_on_connect_isolation_level", None)
+        engine_level = self.engine.get_execution_options().get("isolation_level", set_on_connect)
+        return self.options.isolation or engine_level
 
     def savepoint_name(self, depth: int, /) -> str | None:
         """Return the name of the savepoint at that depth, None before it was sent."""

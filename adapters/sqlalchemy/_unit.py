@@ -7,7 +7,7 @@ from typing import Any, cast
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
-from uow import UnitOfWork
+from uow import Options, UnitOfWork
 from uow.errors import ConfigurationError
 
 from ._backends import backend_of
@@ -27,19 +27,30 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         bind: An engine, or a ``sessionmaker`` whose session class, options and events the unit's session then has.
             The unit itself sees to the transaction: entities are not expired when it ends.
 
+        replica: Where read-only units go instead: the engine of a replica of the same database.
+
         options: What every unit takes: see `UnitOfWork`.
 
     Raises:
-        ConfigurationError: The engine is in AUTOCOMMIT, or the ``sessionmaker`` is not for one engine.
+        ConfigurationError: The engine is in AUTOCOMMIT, or the ``sessionmaker`` is not for one engine, or the database
+            cannot do what the options ask for.
     """
 
-    def __init__(self, bind: Engine | sessionmaker[Any], **options: Any) -> None:
+    def __init__(self, bind: Engine | sessionmaker[Any], *, replica: Engine | None = None, **options: Any) -> None:
         super().__init__(**options)
         engine, base, arguments = _take_apart(bind)
-        self._engine = engine
-        self._backend = backend_of(engine)
+        self._primary = engine
+        self._replica = replica
         self._session_class: type[UnitSession] = session_class(base)
         self._session_arguments = arguments
+        self._check(self._settings.options)
+
+    def _check(self, options: Options) -> None:
+        """Raise what the engine of such a unit cannot do."""
+        backend_of(self._engine_for(options)).check(options)
+
+    def _engine_for(self, options: Options) -> Engine:
+        return self._replica if options.read_only and self._replica is not None else self._primary
 
     @property
     def session(self) -> Session:
@@ -54,7 +65,12 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         return transaction.session
 
     def _begin(self) -> SqlAlchemyTransaction:
-        return SqlAlchemyTransaction(self._engine, self._backend, self._make_session)
+        options = self._settings.options
+        engine = self._engine_for(options)
+        return SqlAlchemyTransaction(engine, backend_of(engine), self._make_session, options)
+
+    def _database(self) -> object:
+        return self._primary
 
     def _make_session(self) -> UnitSession:
         return self._session_class(

@@ -5,17 +5,27 @@ The adapters: the bank on a database and on the fake, and the file that payments
 import csv
 from collections.abc import Iterable, Iterator
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, Engine, ForeignKey, Integer, String, Table, create_engine
+from sqlalchemy import BigInteger, CheckConstraint, Column, Engine, ForeignKey, Integer, String, Table
 from sqlalchemy.orm import registry, relationship
 
 from uow.adapters.memory import FakeUnitOfWork, Store
-from uow.adapters.sqlalchemy import SqlAlchemyUnitOfWork
+from uow.adapters.sqlalchemy import AsyncSqlAlchemyUnitOfWork, SqlAlchemyUnitOfWork
 
 from .domain import Account, Transfer
-from .port import Bank
+from .port import AsyncBank, Bank
 from .service import Line
 
-__all__ = ["HEADER", "FakeBank", "MalformedFile", "SqlBank", "make_engine", "make_store", "make_tables", "read_lines"]
+__all__ = [
+    "HEADER",
+    "AsyncSqlBank",
+    "FakeBank",
+    "MalformedFile",
+    "SqlBank",
+    "make_store",
+    "make_tables",
+    "read_lines",
+    "with_driver",
+]
 
 # ------------------------------------------------------------------------------------------------------- the database
 
@@ -59,10 +69,16 @@ class SqlBank(SqlAlchemyUnitOfWork, Bank):
     """
 
 
-def make_engine(url: str) -> Engine:
-    """Connect to the database at *url*, with the drivers that ``uow[postgresql]`` and ``uow[mariadb]`` install."""
+class AsyncSqlBank(AsyncSqlAlchemyUnitOfWork, AsyncBank):
+    """
+    The bank on a database, awaited.
+    """
+
+
+def with_driver(url: str) -> str:
+    """Name the driver that ``uow[mariadb]`` installs, unless *url* names one; SQLAlchemy would take another."""
     scheme, colon, rest = url.partition(":")
-    return create_engine({"mariadb": "mariadb+pymysql", "mysql": "mysql+pymysql"}.get(scheme, scheme) + colon + rest)
+    return {"mariadb": "mariadb+pymysql", "mysql": "mysql+pymysql"}.get(scheme, scheme) + colon + rest
 
 
 def make_tables(engine: Engine) -> None:

@@ -23,8 +23,9 @@ from sqlalchemy import Engine, event
 from sqlalchemy.exc import SQLAlchemyError
 
 from uow import Event, Transition, Verb
+from uow.errors import ConfigurationError
 
-from .adapters import FakeBank, MalformedFile, make_store, make_tables, read_lines
+from .adapters import FakeBank, MalformedFile, make_store, make_tables, read_lines, with_driver
 from .container import Container
 from .domain import in_words
 from .service import FileRefused, Line, Report
@@ -119,14 +120,14 @@ def _bank(container: Container, database_url: str | None, fake: bool, story: "St
             yield
         return
     url = database_url or f"sqlite:///{Path(tempfile.mkdtemp(prefix='uow-demo-'), 'bank.db')}"
-    container.config.database_url.from_value(url)
+    container.config.database_url.from_value(with_driver(url))
     engine = _open(container)
     story.tree.label = Text(f"SqlBank on {engine.url.render_as_string()}", "bold")
     story.listen(engine)
     try:
         yield
     finally:
-        engine.dispose()
+        container.shutdown_resources()
 
 
 def _open(container: Container) -> Engine:
@@ -136,6 +137,8 @@ def _open(container: Container) -> Engine:
         make_tables(engine)
     except ModuleNotFoundError as error:
         _stop(f"Cannot use --database-url: {error}. Install uow[postgresql] or uow[mariadb].", 2)
+    except ConfigurationError as error:
+        _stop(f"Cannot use the database that --database-url names: {error.problem}", 2)
     except (SQLAlchemyError, ValueError) as error:
         reason = str(getattr(error, "orig", error)).strip()
         _stop(f"Cannot use the database that --database-url names: {reason}", 2)

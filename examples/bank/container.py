@@ -2,25 +2,38 @@
 The composition root: how the parts are put together.
 """
 
-from dependency_injector import containers, providers
+from dependency_injector import providers
 
-from uow import Handlers
+from uow import Handlers, Retry
+from uow.adapters.dependency_injector import AsyncSqlAlchemyContainer, SqlAlchemyContainer
 
-from .adapters import SqlBank, make_engine
+from .adapters import AsyncSqlBank, SqlBank
 from .service import Balances, PaymentImport
+from .teller import Teller
 
-__all__ = ["Container"]
+__all__ = ["AsyncContainer", "Container"]
 
 
-class Container(containers.DeclarativeContainer):
+class Container(SqlAlchemyContainer):
     """
-    The application on a database; a test overrides ``bank`` with the fake.
+    The application on the database that ``config.database_url`` names; a test overrides ``bank`` with the fake.
     """
 
-    config = providers.Configuration()
-    engine = providers.Singleton(make_engine, config.database_url)
     handlers = providers.Singleton(Handlers)
     observers = providers.Object(())
-    bank = providers.Factory(SqlBank, engine, handlers=handlers, observers=observers)
+    retry = providers.Singleton(Retry)
+    bank = providers.Factory(SqlBank, SqlAlchemyContainer.engine, handlers=handlers, observers=observers, retry=retry)
     payment_import = providers.Factory(PaymentImport, uow=bank)
     balances = providers.Factory(Balances, uow=bank)
+    teller = providers.Factory(Teller)
+
+
+class AsyncContainer(AsyncSqlAlchemyContainer):
+    """
+    The application with a unit that is awaited; its services are the same.
+    """
+
+    handlers = providers.Singleton(Handlers)
+    retry = providers.Singleton(Retry)
+    bank = providers.Factory(AsyncSqlBank, AsyncSqlAlchemyContainer.engine, handlers=handlers, retry=retry)
+    teller = providers.Factory(Teller)

@@ -4,11 +4,11 @@ The port: what the application asks of its store, whichever that is.
 
 from collections.abc import Sequence
 
-from uow import Repository, UnitOfWork, desc
+from uow import AsyncRepository, AsyncUnitOfWork, Repository, UnitOfWork, desc
 
 from .domain import Account, Transfer
 
-__all__ = ["Accounts", "Bank"]
+__all__ = ["Accounts", "AsyncBank", "Bank"]
 
 
 class Accounts(Repository[Account]):
@@ -28,3 +28,13 @@ class Bank(UnitOfWork):
 
     accounts: Accounts
     transfers: Repository[Transfer]
+
+
+class AsyncBank(AsyncUnitOfWork):
+    """
+    The same, awaited.
+    """
+
+    sync: Bank
+    accounts: AsyncRepository[Account]
+    transfers: AsyncRepository[Transfer]

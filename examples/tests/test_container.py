@@ -1,7 +1,6 @@
 from dependency_injector import providers
-from sqlalchemy import create_engine
 
-from uow.examples.bank.adapters import FakeBank, SqlBank, make_engine, make_store
+from uow.examples.bank.adapters import FakeBank, SqlBank, make_store, with_driver
 from uow.examples.bank.container import Container
 from uow.examples.bank.service import PaymentImport
 
@@ -17,7 +16,7 @@ def test_the_application_runs_on_a_database() -> None:
     assert isinstance(first.uow, SqlBank)
     assert first.uow is not second.uow
     assert container.engine() is container.engine()
-    container.engine().dispose()
+    container.shutdown_resources()
 
 
 def test_a_test_overrides_the_bank() -> None:
@@ -29,11 +28,11 @@ def test_a_test_overrides_the_bank() -> None:
         assert isinstance(container.payment_import().uow, FakeBank)
 
     assert isinstance(container.payment_import().uow, SqlBank)
-    container.engine().dispose()
+    container.shutdown_resources()
 
 
 def test_mariadb_has_a_driver_by_default() -> None:
     """The driver that ``uow[mariadb]`` installs is taken unless the URL says otherwise."""
-    assert "mariadb+pymysql" == make_engine("mariadb://root@localhost/bank").url.drivername
-    assert "mysql+pymysql" == make_engine("mysql://root@localhost/bank").url.drivername
-    assert create_engine("sqlite://").url == make_engine("sqlite://").url
+    assert "mariadb+pymysql://root@localhost/bank" == with_driver("mariadb://root@localhost/bank")
+    assert "mysql+pymysql://root@localhost/bank" == with_driver("mysql://root@localhost/bank")
+    assert "postgresql://root@localhost/bank" == with_driver("postgresql://root@localhost/bank")

@@ -199,7 +199,7 @@ def test_output_to_a_file_is_plain(demo: Callable[..., Result], payments: Callab
         (["--nonsense"], "No such option: --nonsense"),
         (["--show", "-1"], "greater than or equal to 0"),
         (["--fake", "--database-url", "sqlite://"], "give --fake or"),
-        (["--database-url", "nonsense"], "Cannot use the database that --database-url names: Could not parse"),
+        (["--database-url", "nonsense"], "that --database-url names: Container.config.database_url is no database URL"),
         (["--database-url", "nosuch://bank"], "Can't load plugin: sqlalchemy.dialects:nosuch"),
         (["--database-url", "sqlite:////missing/bank.db"], "names: unable to open database file"),
         (["--database-url", "oracle://bank"], "No module named 'oracledb'. Install uow[postgresql] or uow[mariadb]."),

@@ -28,6 +28,7 @@ from sqlalchemy.pool import StaticPool
 from uow import Repository, State, UnitOfWork, entity
 from uow.adapters.memory import FakeUnitOfWork
 from uow.adapters.sqlalchemy import SqlAlchemyRepository, SqlAlchemyUnitOfWork
+from uow.adapters.sqlalchemy._backends import backend_of
 from uow.errors import (
     AfterCommitFailed,
     AfterRollbackFailed,
@@ -206,12 +207,11 @@ def test_a_constraint_that_is_checked_at_commit(engine: Engine) -> None:
 def test_the_tag_of_commit_is_looked_at(postgresql_url: URL) -> None:
     """PostgreSQL answers COMMIT of a failed transaction with ROLLBACK and no error; the adapter makes it one."""
     engine = create_engine(postgresql_url)
-    unit = SqlWords(engine)
     with engine.connect() as connection:
         with pytest.raises(Exception, match="nonsense"):
             connection.execute(text("nonsense"))
         with pytest.raises(DatabaseError, match="answered COMMIT with ROLLBACK"):
-            unit._backend.commit(connection)
+            backend_of(engine).commit(connection)
     engine.dispose()
 
 

@@ -19,6 +19,7 @@ from uow.errors import (
     Deadlock,
     LockTimeout,
     NotNullViolation,
+    ScopeBroken,
     SerializationFailure,
     UnitOfWorkError,
     UnitOfWorkRolledBack,
@@ -222,7 +223,7 @@ def test_an_implicit_commit_is_found(mariadb: SqlAlchemyHarness) -> None:
 
 def test_an_implicit_commit_in_a_nested_scope_is_found(mariadb: SqlAlchemyHarness) -> None:
     """A savepoint that an implicit commit took away cannot be released in silence."""
-    with pytest.raises((CommitOutcomeUnknown, DatabaseError, UnitOfWorkRolledBack)):
+    with pytest.raises((CommitOutcomeUnknown, DatabaseError, ScopeBroken, UnitOfWorkRolledBack)):
         with mariadb.bank() as bank:
             bank.accounts.add(Account("A-1", "Ann"))
             with bank.nested() as nested:

@@ -2,18 +2,27 @@
 What the contract suite needs of an adapter under test.
 """
 
+import types
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Thread
+from typing import Any, ClassVar, TypeVar
 
 from ._model import Bank
 
 __all__ = ["Harness"]
+
+R = TypeVar("R")
 
 
 class Harness(ABC):
     """
     One adapter with one empty database, made anew for each test.
     """
+
+    asynchronous: ClassVar[bool] = False
+    """Whether what the tests do is awaited."""
 
     name: str
     """How failures call the adapter."""
@@ -32,8 +41,39 @@ class Harness(ABC):
         """Tell whether no connection is checked out and no transaction is open."""
 
     @abstractmethod
+    def killer(self, bank: Bank) -> Callable[[], None]:
+        """Return what lets the database of the open unit *bank* disappear, as a crash of the server would."""
+
     def kill(self, bank: Bank) -> None:
-        """Let the database of the open unit *bank* disappear, as a crash of the server would."""
+        """Let the database of *bank* disappear now."""
+        self.killer(bank)()
+
+    @abstractmethod
+    def lose_answer(self, bank: Bank) -> None:
+        """Let nobody know what becomes of the COMMIT of the open unit *bank*."""
+
+    def define(self, name: str, **annotations: object) -> Any:
+        """Make an adapter of the same kind, with other repositories."""
+        body = {"__annotations__": annotations, "__module__": __name__}
+        return types.new_class(name, (type(self.bank()),), {}, lambda namespace: namespace.update(body))
+
+    def hurry(self) -> None:  # noqa: B027 - most databases do not wait
+        """Let the database refuse a lock at once that it would wait for on its own account."""
+
+    def elsewhere(self, call: Callable[[], R]) -> R:
+        """Return what *call* does in a thread of its own."""
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(call).result()
+
+    def handed(self, call: Callable[[], R]) -> R:
+        """Return what *call* does where a unit may be handed to: another thread."""
+        return self.elsewhere(call)
+
+    def meanwhile(self, call: Callable[[], object]) -> Thread:
+        """Begin *call* in a thread of its own."""
+        thread = Thread(target=call)
+        thread.start()
+        return thread
 
     def close(self) -> None:  # noqa: B027 - a harness may have nothing to drop
         """Drop what the test left."""

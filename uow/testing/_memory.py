@@ -2,9 +2,11 @@
 The contract suite's bank in memory.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from uow.adapters.memory import FakeUnitOfWork, Store
+from uow.errors import CommitOutcomeUnknown
 
 from ._harness import Harness
 from ._model import Account, Bank, Document, Transfer
@@ -34,7 +36,7 @@ class FakeHarness(Harness):
         self.store.unique(Document, "title")
         self.store.not_null(Document, "title")
 
-    def bank(self, **options: Any) -> FakeBank:
+    def bank(self, **options: Any) -> Bank:
         """Return a new unit on the store."""
         return FakeBank(self.store, **options)
 
@@ -42,6 +44,10 @@ class FakeHarness(Harness):
         """Tell whether no unit is open."""
         return self.store.idle()
 
-    def kill(self, bank: Bank) -> None:
-        """Let the store disappear."""
-        self.store.drop_connections()
+    def killer(self, bank: Bank) -> Callable[[], None]:
+        """Return what lets the store disappear."""
+        return self.store.drop_connections
+
+    def lose_answer(self, bank: Bank) -> None:
+        """Let the store fail so."""
+        self.store.fail_next("commit", CommitOutcomeUnknown("the unit", "the answer was lost"))

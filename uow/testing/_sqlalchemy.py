@@ -2,6 +2,7 @@
 The contract suite's bank on SQLAlchemy.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -63,25 +64,24 @@ class SqlBank(SqlAlchemyUnitOfWork, Bank):
 
 class SqlAlchemyHarness(Harness):
     """
-    A bank on the database that *engine* is for; its tables are made and dropped.
+    A bank on the database that *engine* is for; its tables are made if they are not there, and emptied.
     """
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.name = engine.dialect.name
-        metadata.drop_all(engine)
-        metadata.create_all(engine)
         self._statements: list[str] = []
-        event.listen(engine, "before_cursor_execute", self._statement)
-        event.listen(engine, "commit", partial(self._log, "COMMIT"))
-        event.listen(engine, "rollback", partial(self._log, "ROLLBACK"))
+        self._hurried = False
+        metadata.create_all(engine)
+        self._empty()
+        self._listen(engine)
 
     @property
     def statements(self) -> list[str]:
         """What was sent so far."""
         return self._statements
 
-    def bank(self, **options: Any) -> SqlBank:
+    def bank(self, **options: Any) -> Bank:
         """Return a new unit on the engine."""
         return SqlBank(self.engine, **options)
 
@@ -89,26 +89,57 @@ class SqlAlchemyHarness(Harness):
         """Tell whether the pool has all its connections back."""
         return self.engine.pool.checkedout() == 0  # type: ignore[attr-defined, no-any-return]
 
-    def kill(self, bank: Bank) -> None:
-        """End the session of *bank* from another one; SQLite has none, so its file handle is closed."""
-        assert isinstance(bank, SqlBank)
-        connection = bank.session.connection()
+    def killer(self, bank: Bank) -> Callable[[], None]:
+        """Return what ends the session of *bank* from another one; SQLite has none, so its file handle is closed."""
+        session: Any = bank.session  # type: ignore[attr-defined]
+        connection = session.connection()
         if self.name == "sqlite":
-            raw: Any = connection.connection.dbapi_connection
-            raw.close()
-            return
+            return self._closer(connection)
         if self.name == "postgresql":
             own, end = "SELECT pg_backend_pid()", "SELECT pg_terminate_backend({}, 5000)"
         else:
             own, end = "SELECT connection_id()", "KILL {}"
         number = connection.exec_driver_sql(own).scalar_one()
-        with self.engine.connect() as other:
-            other.execute(text(end.format(number)))
+
+        def kill() -> None:
+            with self.engine.connect() as other:
+                other.execute(text(end.format(number)))
+
+        return kill
+
+    def lose_answer(self, bank: Bank) -> None:
+        """Commit past the unit, which then finds no transaction."""
+        session: Any = bank.session  # type: ignore[attr-defined]
+        session.connection().exec_driver_sql("COMMIT")
+
+    def hurry(self) -> None:
+        """Let SQLite's driver say at once that the database is locked, instead of after five seconds."""
+        self._hurried = self.name == "sqlite"
 
     def close(self) -> None:
-        """Drop the tables."""
-        metadata.drop_all(self.engine)
+        """Empty the tables."""
+        self._empty()
         self.engine.dispose()
+
+    def _closer(self, connection: Any) -> Callable[[], None]:
+        """Return what closes the file handle behind *connection*."""
+        close: Callable[[], None] = connection.connection.dbapi_connection.close
+        return close
+
+    def _empty(self) -> None:
+        with self.engine.begin() as connection:
+            for table in reversed(metadata.sorted_tables):
+                connection.execute(table.delete())
+
+    def _listen(self, engine: Engine) -> None:
+        event.listen(engine, "before_cursor_execute", self._statement)
+        event.listen(engine, "commit", partial(self._log, "COMMIT"))
+        event.listen(engine, "rollback", partial(self._log, "ROLLBACK"))
+        event.listen(engine, "checkout", self._checkout)
+
+    def _checkout(self, raw: Any, *rest: object) -> None:
+        if self._hurried:
+            raw.execute("PRAGMA busy_timeout = 0")
 
     def _statement(self, connection: Any, cursor: Any, statement: str, *rest: object) -> None:
         self._log(statement)

@@ -2,8 +2,6 @@
 Repositories while other units work on the same entities: versions and locks.
 """
 
-from threading import Thread
-
 import pytest
 
 from uow import Lock
@@ -92,7 +90,7 @@ class ConcurrencyRules(Contract):
     def test_repository_a_lock_that_is_not_free(self, harness: Harness, held: Lock, lock: Lock) -> None:
         """A read with NOWAIT does not wait for a lock that another unit holds: LockTimeout; two can share one."""
         stored(harness, Account("A", "Ann", 10))
-        hurry(harness)
+        harness.hurry()
         with harness.bank() as holder:
             holder.accounts.get("A", lock=held)
             if held.shared and lock.shared and harness.name != "sqlite":
@@ -113,7 +111,7 @@ class ConcurrencyRules(Contract):
     def test_repository_locked_rows_are_skipped(self, harness: Harness, lock: Lock) -> None:
         """A read that skips locked rows leaves out those of another unit; SQLite has locked everything at the BEGIN."""
         stored(harness, Account("A", "Ann"), Account("B", "Bob"), Account("C", "Cem"))
-        hurry(harness)
+        harness.hurry()
         with harness.bank() as holder:
             holder.accounts.get("B", lock=Lock.UPDATE)
             if harness.name == "sqlite":
@@ -204,19 +202,9 @@ class ConcurrencyRules(Contract):
         with harness.bank() as holder:
             holder.accounts.get("A", lock=Lock.UPDATE).balance = 20
             holder.flush()
-            thread = Thread(target=second)
-            thread.start()
+            thread = harness.meanwhile(second)
             holder.commit()
         thread.join()
 
         assert [20] == read
         assert {"A": 21} == balances(harness)
-
-
-def hurry(harness: Harness) -> None:
-    """Let SQLite's driver say at once that the database is locked, instead of after five seconds."""
-    engine = getattr(harness, "engine", None)
-    if harness.name == "sqlite" and engine is not None:
-        from sqlalchemy import event
-
-        event.listen(engine, "checkout", lambda raw, *_: raw.execute("PRAGMA busy_timeout = 0"))

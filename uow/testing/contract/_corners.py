@@ -2,8 +2,6 @@
 Corners where rules meet: what was once wrong, and must not be again.
 """
 
-from concurrent.futures import ThreadPoolExecutor
-
 import pytest
 
 from uow import Event, Handlers, State
@@ -138,9 +136,9 @@ class Corners(Contract):
 
     def test_rule_06_another_thread_cannot_enter_an_active_unit(self, harness: Harness) -> None:
         """It is told to take a unit of its own, not to nest."""
-        with harness.bank() as bank, ThreadPoolExecutor(1) as pool:
+        with harness.bank() as bank:
             with pytest.raises(WrongTask, match="Give each thread and task a unit of its own"):
-                pool.submit(bank.__enter__).result()
+                harness.elsewhere(bank.__enter__)
             bank.commit()
 
     def test_rule_16_a_handler_whose_own_unit_is_in_doubt(self, harness: Harness) -> None:

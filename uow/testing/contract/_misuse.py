@@ -2,10 +2,8 @@
 Bad input: the error says what to do, and nothing is lost.
 """
 
-import types
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -52,7 +50,7 @@ class Misuse(Contract):
     def test_misuse_an_abstract_repository_method_is_an_error_of_the_class(self, harness: Harness) -> None:
         """An adapter whose repository leaves a method abstract is no class: the error names all three."""
         with pytest.raises(DefinitionError, match=r"Ledgers\.ledger.*Ledger leaves archive\(\), richest\(\) abstract"):
-            define(harness, "Ledgers", ledger=Ledger)
+            harness.define("Ledgers", ledger=Ledger)
 
     def test_misuse_a_concrete_repository_may_replace_it(self, harness: Harness) -> None:
         """What the error asks for is right: a subclass that implements the methods."""
@@ -64,23 +62,23 @@ class Misuse(Contract):
             def archive(self) -> None:
                 pass
 
-        assert Full is define(harness, "Ledgers", ledger=Full).ledger.repository
+        assert Full is harness.define("Ledgers", ledger=Full).ledger.repository
 
     @pytest.mark.parametrize("annotation", [int, "int", Account, list[Account], None])
     def test_misuse_an_annotation_that_is_no_repository(self, harness: Harness, annotation: object) -> None:
         """An annotation that is no repository is an error of the class, which says how to mean something else."""
         with pytest.raises(DefinitionError, match=r"Odd\.things.*no repository.*Repository\[Entity\].*ClassVar"):
-            define(harness, "Odd", things=annotation)
+            harness.define("Odd", things=annotation)
 
     def test_misuse_a_repository_without_an_entity(self, harness: Harness) -> None:
         """A repository that does not say what it holds is an error of the class."""
         with pytest.raises(DefinitionError, match=r"Odd\.things.*which entity.*Repository\[Account\]"):
-            define(harness, "Odd", things=Repository)
+            harness.define("Odd", things=Repository)
 
     def test_misuse_an_annotation_that_cannot_be_read(self, harness: Harness) -> None:
         """An annotation whose name is not there at run time is an error of the class."""
         with pytest.raises(DefinitionError, match=r"Odd\.things.*'Nowhere' cannot be read.*at run time too"):
-            define(harness, "Odd", things="Nowhere")
+            harness.define("Odd", things="Nowhere")
 
     # ------------------------------------------------------------------------------------------------------- arguments
 
@@ -262,11 +260,3 @@ class Misuse(Contract):
         with harness.bank() as bank:
             assert bank.accounts.get_or_none(None) is None
             assert bank.lines.get_or_none(("o-1", None)) is None
-
-
-def define(harness: Harness, name: str, **annotations: object) -> Any:
-    """Make an adapter of the same kind as the harness's, with other repositories."""
-    base = type(harness.bank())
-    return types.new_class(
-        name, (base,), exec_body=lambda body: body.update(__annotations__=annotations, __module__=__name__)
-    )

@@ -5,10 +5,8 @@ Rules 5 and 6: where a unit may be used, and by whom.
 import asyncio
 import gc
 from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from typing import TypeVar
 
 import pytest
 
@@ -28,14 +26,6 @@ from uow.testing._model import Account, Bank
 from ._base import Contract
 
 __all__ = ["OwnershipRules"]
-
-R = TypeVar("R")
-
-
-def elsewhere(call: Callable[[], R]) -> R:
-    """Return what *call* does in a thread of its own."""
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(call).result()
 
 
 def attempts(bank: Bank) -> list[Callable[[], object]]:
@@ -174,7 +164,7 @@ class OwnershipRules(Contract):
             kept.add(Account("A-1", "Ann"))
             for attempt in (*attempts(bank), kept.count, lambda: kept.add(Account("B-2", "Bob"))):
                 with pytest.raises(WrongTask, match=r"entered in another thread.*Give each thread and task"):
-                    elsewhere(attempt)
+                    harness.elsewhere(attempt)
             bank.commit()
 
         assert ["A-1"] == harness.numbers()
@@ -185,7 +175,7 @@ class OwnershipRules(Contract):
         bank = harness.bank().__enter__()
         bank.accounts.add(Account("A-1", "Ann"))
         with pytest.raises(WrongTask):
-            elsewhere(lambda: bank.__exit__(None, None, None))
+            harness.elsewhere(lambda: bank.__exit__(None, None, None))
         bank.commit()
         bank.__exit__(None, None, None)
 
@@ -212,17 +202,17 @@ class OwnershipRules(Contract):
         assert ["A-1"] == harness.numbers()
         assert harness.idle()
 
-    def test_rule_06_with_handoff_a_unit_moves_between_threads(self, harness: Harness) -> None:
-        """With handoff=True each thread may go on where the last one stopped."""
+    def test_rule_06_with_handoff_a_unit_moves(self, harness: Harness) -> None:
+        """With handoff=True each thread, or each task of an event loop, may go on where the last one stopped."""
         bank = harness.bank(handoff=True)
-        elsewhere(bank.__enter__)
-        elsewhere(lambda: bank.accounts.add(Account("A-1", "Ann")))
+        harness.handed(bank.__enter__)
+        harness.handed(lambda: bank.accounts.add(Account("A-1", "Ann")))
         nested = bank.nested()
-        elsewhere(nested.__enter__)
-        elsewhere(lambda: nested.accounts.add(Account("B-2", "Bob")))
-        elsewhere(lambda: nested.__exit__(None, None, None))
-        elsewhere(bank.flush)
-        elsewhere(bank.commit)
+        harness.handed(nested.__enter__)
+        harness.handed(lambda: nested.accounts.add(Account("B-2", "Bob")))
+        harness.handed(lambda: nested.__exit__(None, None, None))
+        harness.handed(bank.flush)
+        harness.handed(bank.commit)
         bank.__exit__(None, None, None)
 
         assert ["A-1", "B-2"] == harness.numbers()
@@ -234,7 +224,7 @@ class OwnershipRules(Contract):
 
         def observe(transition: Transition) -> None:
             if transition.verb is Verb.BREAK:  # the flush is under way
-                met.extend(error for error in [error_of(lambda: elsewhere(kept.count))] if error)
+                met.extend(error for error in [error_of(lambda: harness.elsewhere(kept.count))] if error)
 
         with harness.bank(handoff=True, observers=[observe]) as bank:
             kept = bank.accounts
@@ -247,8 +237,14 @@ class OwnershipRules(Contract):
         assert "at this moment" in str(met[0])
         assert harness.idle()
 
+    # SQLAlchemy and the drivers have words of their own for what is collected open.
+    @pytest.mark.filterwarnings("ignore:The garbage collector|.*deleted (while still open|before being closed):Warning")
     def test_rule_06_an_open_scope_that_is_collected_is_a_resource_warning(self, harness: Harness) -> None:
-        """A scope that is garbage-collected open is rolled back, with a ResourceWarning that names the unit."""
+        """
+        A scope that is garbage-collected open is rolled back, with a ResourceWarning that names the unit.
+
+        Its hooks run too, unless they would have to be awaited.
+        """
         units = [harness.bank().__enter__()]
         told: list[str] = []
         units[0].after_rollback(lambda: told.append("rolled back"))
@@ -257,10 +253,12 @@ class OwnershipRules(Contract):
         with pytest.warns(ResourceWarning, match=f"{type(units[0]).__name__}.*never left.*Enter a unit with `with`"):
             drop(units)
 
-        assert ["rolled back"] == told
+        assert ([] if harness.asynchronous else ["rolled back"]) == told
         assert harness.idle()
         assert [] == harness.numbers()
 
+    # SQLAlchemy and the drivers have words of their own for what is collected open.
+    @pytest.mark.filterwarnings("ignore:The garbage collector|.*deleted (while still open|before being closed):Warning")
     def test_rule_06_an_open_nested_scope_that_is_collected_is_one_warning(self, harness: Harness) -> None:
         """A unit that is garbage-collected with nested scopes open gives its connection back all the same."""
         units = [harness.bank().__enter__()]
@@ -270,7 +268,7 @@ class OwnershipRules(Contract):
         with pytest.warns(ResourceWarning, match="never left") as warned:
             drop(units)
 
-        assert 1 == len(warned)
+        assert 1 == sum("never left" in str(warning.message) for warning in warned)
         assert harness.idle()
         assert [] == harness.numbers()
 
@@ -294,8 +292,8 @@ class OwnershipRules(Contract):
         assert harness.idle()
         assert [] == harness.numbers()
 
-    def test_rule_06_a_generator_may_be_finished_by_another_thread(self, harness: Harness) -> None:
-        """Whichever thread collects a generator rolls its unit back."""
+    def test_rule_06_a_generator_may_be_finished_elsewhere(self, harness: Harness) -> None:
+        """Whichever thread or task collects a generator rolls its unit back."""
 
         def service() -> Generator[int]:
             with harness.bank() as bank:
@@ -305,7 +303,7 @@ class OwnershipRules(Contract):
 
         generator = service()
         next(generator)
-        elsewhere(generator.close)
+        harness.handed(generator.close)
 
         assert harness.idle()
         assert [] == harness.numbers()
@@ -313,7 +311,7 @@ class OwnershipRules(Contract):
     def test_rule_06_units_of_two_threads_are_two_units(self, harness: Harness) -> None:
         """Each thread works with a unit of its own, one after the other, on the same database."""
         for number in ("A-1", "B-2"):
-            elsewhere(partial(commit_account, harness, number))
+            harness.elsewhere(partial(commit_account, harness, number))
 
         assert ["A-1", "B-2"] == harness.numbers()
         assert harness.idle()

@@ -92,29 +92,29 @@ CASES = {
 }
 
 
+def fill(harness: Harness) -> None:
+    """Store something in every table."""
+    with harness.bank() as bank:
+        bank.accounts.add(Account("A", "Ann", 10))
+        bank.flush()
+        bank.transfers.add(Transfer("A", 5))
+        bank.documents.add_all([Document(1, "one"), Document(2, "two")])
+        bank.lines.add(Line("o", 1))
+        bank.commit()
+
+
 class ViolationRules(Contract):
     """
     What constraints refuse.
     """
 
-    @pytest.fixture
-    def filled(self, harness: Harness) -> Harness:
-        """The harness, with something in every table."""
-        with harness.bank() as bank:
-            bank.accounts.add(Account("A", "Ann", 10))
-            bank.flush()
-            bank.transfers.add(Transfer("A", 5))
-            bank.documents.add_all([Document(1, "one"), Document(2, "two")])
-            bank.lines.add(Line("o", 1))
-            bank.commit()
-        return harness
-
     @pytest.mark.parametrize("case", CASES)
     @pytest.mark.parametrize("verb", ["flush", "commit"])
-    def test_repository_violations_come_at_the_flush(self, filled: Harness, case: str, verb: str) -> None:
+    def test_repository_violations_come_at_the_flush(self, harness: Harness, case: str, verb: str) -> None:
         """A constraint refuses at the flush, at the latest at the commit, with the error of its kind and its facts."""
+        fill(harness)
         work, kind, table, columns, constraint = CASES[case]
-        with pytest.raises(IntegrityViolation) as raised, filled.bank() as bank:
+        with pytest.raises(IntegrityViolation) as raised, harness.bank() as bank:
             work(bank)
             getattr(bank, verb)()
         error = raised.value
@@ -125,14 +125,15 @@ class ViolationRules(Contract):
         assert constraint is None or error.constraint in (None, constraint, *columns)
         assert (False, False) == (error.transient, error.dooms)
         assert str(error).startswith(error.headline)
-        assert filled.statements is None or error.__cause__ is not None
-        assert {"A": 10} == balances(filled)
+        assert harness.statements is None or error.__cause__ is not None
+        assert {"A": 10} == balances(harness)
 
     @pytest.mark.parametrize("case", CASES)
-    def test_repository_a_violation_breaks_its_scope_alone(self, filled: Harness, case: str) -> None:
+    def test_repository_a_violation_breaks_its_scope_alone(self, harness: Harness, case: str) -> None:
         """A violation breaks the nested scope that it happened in, and the outer one goes on and commits."""
+        fill(harness)
         work, kind, *_ = CASES[case]
-        with filled.bank() as bank:
+        with harness.bank() as bank:
             bank.accounts.add(Account("B", "Bob", 20))
             with pytest.raises(kind), bank.nested():
                 work(bank)
@@ -146,7 +147,7 @@ class ViolationRules(Contract):
             bank.accounts.add(Account("C", "Cem", 30))
             bank.commit()
 
-        assert {"A": 10, "B": 20, "C": 30} == balances(filled)
+        assert {"A": 10, "B": 20, "C": 30} == balances(harness)
 
     def test_repository_unique_ignores_missing_values(self, harness: Harness) -> None:
         """A value that may be missing may be missing more than once, and an entity keeps its own unique value."""
@@ -163,14 +164,15 @@ class ViolationRules(Contract):
 
         assert {"A": 0, "B": 0} == balances(harness)
 
-    def test_repository_a_freed_unique_value_can_be_taken(self, filled: Harness) -> None:
+    def test_repository_a_freed_unique_value_can_be_taken(self, harness: Harness) -> None:
         """A unique value that was given up and written may be taken in the same unit."""
-        with filled.bank() as bank:
+        fill(harness)
+        with harness.bank() as bank:
             bank.documents.get(1).title = "free"
             bank.flush()
             bank.documents.get(2).title = "one"
             bank.commit()
-        with filled.bank() as bank:
+        with harness.bank() as bank:
             titles = [document.title for document in bank.documents.list(order_by=lambda d: d.id)]
 
         assert ["free", "one"] == titles

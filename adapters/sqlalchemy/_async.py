@@ -1,0 +1,101 @@
+"""
+The asynchronous unit of work on SQLAlchemy.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar, cast
+
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_session, async_sessionmaker
+from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.util import await_only, greenlet_spawn
+from sqlalchemy.util.concurrency import in_greenlet
+
+from uow import AsyncUnitOfWork, Steps, directly, finish, inside
+from uow.errors import ConfigurationError
+
+from ._unit import SqlAlchemyUnitOfWork
+
+__all__ = ["AsyncSqlAlchemyUnitOfWork"]
+
+R = TypeVar("R")
+
+
+class _GreenletBridge:
+    """
+    SQLAlchemy's bridge: what synchronous code does to the database is awaited outside.
+    """
+
+    async def call(self, call: Callable[..., R], /, *args: Any, **kwargs: Any) -> R:
+        """Call it in a greenlet."""
+        return await greenlet_spawn(call, *args, **kwargs)
+
+    async def drive(self, steps: Steps[R], /) -> R:
+        """Take the steps in a greenlet."""
+        return cast("R", await greenlet_spawn(finish, steps))
+
+    async def wait(self, awaitable: Awaitable[Any], /) -> object:
+        """Let it be awaited outside; the steps themselves never wait."""
+        return await_only(awaitable)
+
+    def inside(self) -> bool:
+        """Tell whether this code was called through the bridge, or an `AsyncSession`'s own."""
+        return inside() or in_greenlet()
+
+
+class AsyncSqlAlchemyUnitOfWork(AsyncUnitOfWork):
+    """
+    An asynchronous unit of work on a database: ``class AsyncSqlBank(AsyncSqlAlchemyUnitOfWork, AsyncBank): ...``.
+
+    Args:
+        bind: An ``AsyncEngine``, or an ``async_sessionmaker``: see `SqlAlchemyUnitOfWork`.
+
+        replica: Where read-only units go instead: the engine of a replica of the same database.
+
+        options: What every unit takes: see `uow.UnitOfWork`.
+
+    Raises:
+        ConfigurationError: See `SqlAlchemyUnitOfWork`.
+    """
+
+    _adapter = SqlAlchemyUnitOfWork
+    _bridge = _GreenletBridge()
+
+    def __init__(
+        self, bind: AsyncEngine | async_sessionmaker[Any], *, replica: AsyncEngine | None = None, **options: Any
+    ) -> None:
+        self._session_class, core_bind = _take_apart(bind)
+        super().__init__(core_bind, replica=replica and replica.sync_engine, **options)
+
+    @property
+    def session(self) -> AsyncSession:
+        """
+        The session, for SQL that repositories do not say; the unit's rules hold for it.
+
+        Raises:
+            uow.errors.OutsideUnitOfWork: No scope is open.
+        """
+        assert isinstance(self._core, SqlAlchemyUnitOfWork)
+        session: Session = directly(getattr, self._core, "session")
+
+        def the_session(**arguments: Any) -> Session:
+            return session
+
+        return async_session(session) or self._session_class(sync_session_class=cast("type[Session]", the_session))
+
+
+def _take_apart(bind: Any) -> tuple[type[AsyncSession], Any]:
+    """Return the class of the session that users see, and what the synchronous core is made with."""
+    if isinstance(bind, AsyncEngine):
+        return AsyncSession, bind.sync_engine
+    if not isinstance(bind, async_sessionmaker):
+        raise ConfigurationError(
+            f"{bind!r} is neither an AsyncEngine nor an async_sessionmaker",
+            "Pass create_async_engine(...) or async_sessionmaker(engine).",
+        )
+    factory = cast("async_sessionmaker[AsyncSession]", bind)
+    arguments = dict(factory.kw)
+    engine = arguments.get("bind")
+    made = arguments.pop("sync_session_class", factory.class_.sync_session_class)
+    if isinstance(engine, AsyncEngine):
+        arguments["bind"] = engine.sync_engine
+    return factory.class_, sessionmaker(class_=made, **arguments)

@@ -1,0 +1,1 @@
+from adapters.dependency_injector import *

@@ -1,0 +1,1 @@
+from examples.bank.web import *
