@@ -85,7 +85,7 @@ class Work:
         self.owner = Owner(settings.handoff)
         self.repositories: dict[str, Any] = {}
         self.sink = _sink(weakref.ref(self))
-        self.root = Scope(name, "root", observers=self.observers, handle=weakref.ref(unit))
+        self.root = Scope(name, unit._label or "root", observers=self.observers, handle=weakref.ref(unit))
         self.stack = [self.root]
         transaction.watch(Watcher(self.run, self.fail, self.ended, self.flushed, self.loaded, self.took_in))
         self.closed = False

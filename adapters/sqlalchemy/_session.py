@@ -59,13 +59,14 @@ class UnitSession(Session):
     def _flush_translated(self, objects: Any) -> None:
         try:
             super().flush(objects)
-        except UnitOfWorkError:
-            raise
+        except UnitOfWorkError as error:
+            # With the transaction its savepoints are gone, which is what SQLAlchemy's cleaning up of a flush fails with.
+            raise self.unit.doom or error
         except StaleDataError as error:
             raise translate_orm(error) from error
         except SQLAlchemyError as error:
             raise DatabaseError(str(error)) from error
-        except Exception as error:
+        except BaseException as error:
             if not self.is_active:  # a value that cannot be bound, say: the session has rolled back already
                 self.unit.watcher.failed(DatabaseError(f"The flush failed: {error!r}"))
             raise

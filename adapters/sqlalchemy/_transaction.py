@@ -52,6 +52,7 @@ class SqlAlchemyTransaction:
         self.levels = [Level()]
         self.exposed = False
         self.met_error = False
+        self.doom: DatabaseError | None = None
         self.durable = False
 
     def watch(self, watcher: Watcher, /) -> None:
@@ -202,6 +203,8 @@ class SqlAlchemyTransaction:
     def failed(self, error: DatabaseError) -> None:
         """Tell the unit of an error that a statement met."""
         self.met_error = True
+        if error.dooms and self.doom is None:
+            self.doom = error
         self.watcher.failed(error)
 
     def past_the_orm(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:

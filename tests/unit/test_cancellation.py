@@ -358,7 +358,6 @@ async def deaf_transfer(bank: AsyncBank, log: Log) -> None:
     async with bank as uow:
         uow.after_commit(log.hook("after commit"))
         uow.after_rollback(log.hook("after rollback"))
-        await uow.accounts.list()
         uow.accounts.add(Account("root", "Ann"))
         with deaf():
             await uow.flush()

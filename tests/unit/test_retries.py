@@ -718,7 +718,9 @@ async def piece_by_piece() -> Any:
     yield
 
 
-@pytest.mark.parametrize("work", [later, piece_by_piece, lambda: (number for number in [1])], ids=repr)
+@pytest.mark.parametrize(
+    "work", [later, piece_by_piece, lambda: (number for number in [1])], ids=["coroutine", "generator", "iterator"]
+)
 def test_work_that_is_done_later_is_refused(bank: FakeBank, work: Callable[[], object]) -> None:
     """A coroutine or generator would do its work after the unit ended."""
     with pytest.raises(
@@ -877,7 +879,7 @@ def test_awaited_work_runs_as_one_unit(async_bank: AsyncFakeBank, store: Store) 
     assert ["A-1", "B-2"] == numbers(store)
 
 
-@pytest.mark.parametrize("work", [piece_by_piece, lambda: later()], ids=repr)
+@pytest.mark.parametrize("work", [piece_by_piece, lambda: later()], ids=["generator", "coroutine"])
 def test_awaited_work_that_is_done_later_is_refused(async_bank: AsyncFakeBank, work: Callable[[], object]) -> None:
     """What would do its work after the unit ended is refused where the unit is awaited, too."""
     with pytest.raises(InvalidArgument, match="which has not done anything yet"):

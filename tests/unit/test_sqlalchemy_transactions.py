@@ -84,9 +84,10 @@ def raw(bank: SqlBank) -> Any:
 # ------------------------------------------------------------------------------------------------- errors that doom
 
 
+@pytest.mark.parametrize("lock", [Lock.UPDATE, None], ids=["at a lock", "in a flush"])
 @pytest.mark.parametrize("swallow", [False, True])
-def test_a_deadlock_dooms_the_whole_unit(server: SqlAlchemyHarness, swallow: bool) -> None:
-    """Of two units in a deadlock one fails with Deadlock as a whole, caught in a nested scope or not."""
+def test_a_deadlock_dooms_the_whole_unit(server: SqlAlchemyHarness, lock: Lock | None, swallow: bool) -> None:
+    """Of two units in a deadlock one fails with Deadlock as a whole, wherever it hits, caught in a nested scope or not."""
     seed(server)
     meet = threading.Barrier(2, timeout=30)
 
@@ -97,7 +98,7 @@ def test_a_deadlock_dooms_the_whole_unit(server: SqlAlchemyHarness, swallow: boo
                 bank.flush()
                 meet.wait()
                 with suppress(*([Deadlock] if swallow else [])), bank.nested() as nested:
-                    nested.accounts.get(second, lock=Lock.UPDATE).balance += amount
+                    nested.accounts.get(second, lock=lock).balance += amount
                 bank.commit()
         except UnitOfWorkError as error:
             return error, bank.state
