@@ -180,13 +180,15 @@ class Handle(ABC):
                 f"it asks for {Options.words(wrong)}, and that one was made with {Options.words(given)}",
                 "Ask for the same, or open an independent() unit.",
             )
-        if self._settings.handlers is not context.settings.handlers and self._settings.handlers:
-            raise ContradictoryOptions(
-                "join the unit around it",
-                context.innermost.title,
-                "it was made with other handlers, which would not be called",
-                "Make both with the same Handlers, or open an independent() unit.",
-            )
+        for name in ("handlers", "observers", "strict", "handoff"):
+            mine = getattr(self._settings, name)
+            if mine and mine != getattr(context.settings, name):
+                raise ContradictoryOptions(
+                    "join the unit around it",
+                    context.innermost.title,
+                    f"it was made with {name}={mine!r}, which that one does not have, so it would have no effect",
+                    "Make both with the same, or open an independent() unit.",
+                )
 
     def _demand_outermost(self, operation: str) -> None:
         """Raise if a unit is open around this one."""

@@ -3,6 +3,7 @@ What a unit asks of its transaction.
 """
 
 from collections.abc import Mapping
+from math import inf
 from typing import Any, TypedDict
 
 from attrs import field, fields, frozen
@@ -65,7 +66,7 @@ class Options:
         for name in ("statement_timeout", "lock_timeout"):
             seconds = getattr(self, name)
             number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-            if seconds is not None and not (number and seconds > 0):
+            if seconds is not None and not (number and 0 < seconds < inf):
                 raise ConfigurationError(f"{name} is {seconds!r}", "Pass a number of seconds above 0, or None.")
         if self.deferrable and not (self.read_only and self.isolation == "SERIALIZABLE"):
             raise ConfigurationError(

@@ -20,6 +20,7 @@ __all__ = ["PostgreSql"]
 
 _LEVELS = ("READ UNCOMMITTED", "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
 _TIMEOUTS = ("statement_timeout", "lock_timeout")
+_LONGEST = 2**31 - 1
 
 Mode = tuple[Any, Any, Any]
 """What a driver says in its next BEGIN: isolation level, read-only, deferrable."""
@@ -60,7 +61,8 @@ class PostgreSql(Backend):
         """Set what holds for this transaction alone. A SELECT would do it too, but take the snapshot."""
         for name in _TIMEOUTS:
             if (seconds := getattr(options, name)) is not None:
-                connection.exec_driver_sql(f"SET LOCAL {name} = {math.ceil(seconds * 1000)}")
+                milliseconds = min(math.ceil(seconds * 1000), _LONGEST)
+                connection.exec_driver_sql(f"SET LOCAL {name} = {milliseconds}")
 
     def confirm(self, connection: Connection, *, wrote: bool) -> None:
         """Look at the status that the server sent with its last answer; asks nothing."""

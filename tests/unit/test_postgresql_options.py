@@ -128,6 +128,7 @@ def test_options_cost_no_statement_but_the_timeouts(drive: Drive) -> None:
         assert ["SET LOCAL statement_timeout = 1", "SET LOCAL lock_timeout = 2500", "SELECT 1"] == sent(
             engine, statement_timeout=0.0001, lock_timeout=2.5
         )
+        assert ["SET LOCAL lock_timeout = 2147483647", "SELECT 1"] == sent(engine, lock_timeout=1e9)
 
     drive(work)
 

@@ -208,7 +208,10 @@ class OptionRules(Contract):
             ({"lock_timeout": 0}, "lock_timeout is 0"),
             ({"lock_timeout": -1}, "lock_timeout is -1"),
             ({"lock_timeout": math.nan}, "lock_timeout is nan"),
+            ({"lock_timeout": math.inf}, "lock_timeout is inf"),
             ({"lock_timeout": "5"}, "lock_timeout is '5'"),
+            ({"statement_timeout": True}, "statement_timeout is True"),
+            ({"read_only": "no"}, "read_only is 'no'"),
             ({"deferrable": True}, "deferrable has no effect"),
             ({"deferrable": True, "read_only": True}, "deferrable has no effect"),
             ({"deferrable": True, "isolation": "SERIALIZABLE"}, "deferrable has no effect"),
@@ -315,7 +318,7 @@ class OptionRules(Contract):
         handlers, seen = Handlers(), list[object]()
         handlers.after_commit(Noted)(seen.append)
         with harness.bank() as bank:
-            with pytest.raises(ContradictoryOptions, match="made with other handlers, which would not be called"):
+            with pytest.raises(ContradictoryOptions, match="made with handlers=.* that one does not have"):
                 harness.bank(handlers=handlers).joined().__enter__()
             with harness.bank(handlers=Handlers()).joined() as unit:
                 unit.record(Noted("nobody listens"))
@@ -327,6 +330,26 @@ class OptionRules(Contract):
 
         assert [Noted("heard")] == seen
         assert State.RELEASED is unit.state
+
+    @pytest.mark.parametrize("setting", [{"strict": True}, {"handoff": True}, {"observers": [print]}], ids=str)
+    def test_rule_18_other_settings_contradict(self, harness: Harness, setting: dict[str, Any]) -> None:
+        """What a unit is made with besides cannot be had from one that is made without it."""
+        with harness.bank() as bank:
+            with pytest.raises(ContradictoryOptions, match=f"made with {next(iter(setting))}="):
+                harness.bank(**setting).joined().__enter__()
+            bank.commit()
+        with harness.bank(**setting) as bank:
+            with harness.bank().joined() as unit, harness.bank(**setting).joined() as same:
+                same.accounts.add(Account("A-1", "Ann"))
+            bank.commit()
+
+        assert State.RELEASED is unit.state
+        assert ["A-1"] == harness.numbers()
+
+    def test_rule_17_a_joined_unit_that_is_the_root_has_its_name(self, harness: Harness) -> None:
+        """Where nothing is open, the name given to joined() is the root's."""
+        with harness.bank().joined("pay") as unit:
+            assert "pay" == unit.status().name
 
     def test_rule_18_options_of_an_independent_unit(self, harness: Harness) -> None:
         """It has the options of the unit it is made from, or instead those that it is given."""
