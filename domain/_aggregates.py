@@ -8,6 +8,8 @@ from typing import Any, TypeVar, cast, dataclass_transform, overload
 import attrs
 from attrs import define, field
 
+from ._errors import InvalidArgument
+
 __all__ = ["Aggregate", "Event", "Journal", "attributes_of", "entity", "journal_of", "key_names_of", "version_name_of"]
 
 T = TypeVar("T")
@@ -54,7 +56,11 @@ class Aggregate:
 
         Inside a unit it belongs to the innermost scope, lives and dies with it, and is handled when the unit
         commits. While the aggregate is in no unit, the event waits in `pending_events`.
+
+        Raises:
+            uow.errors.InvalidArgument: It is no `Event`.
         """
+        demand_event(event)
         journal = journal_of(self)
         if journal.sink is None or not journal.sink(event):
             journal.pending.append(event)
@@ -63,6 +69,14 @@ class Aggregate:
     def pending_events(self) -> tuple[Event, ...]:
         """The events recorded while the aggregate was in no unit, oldest first."""
         return tuple(journal_of(self).pending)
+
+
+def demand_event(event: object) -> None:
+    """
+    Raise unless *event* can be recorded.
+    """
+    if not isinstance(event, Event):
+        raise InvalidArgument("record()", f"{event!r} is no Event", "Record an instance of a subclass of Event.")
 
 
 def journal_of(aggregate: Aggregate) -> Journal:

@@ -49,7 +49,7 @@ class Misuse(UnitOfWorkError, RuntimeError):
     hint: str
 
     def __str__(self) -> str:
-        return f"Cannot {self.operation} on {self.unit}: {self.reason}. {self.hint}"
+        return f"Cannot {_words(self.operation)} on {self.unit}: {self.reason}. {self.hint}"
 
 
 class OutsideUnitOfWork(Misuse):
@@ -139,4 +139,8 @@ class InvalidArgument(UnitOfWorkError, ValueError):
     hint: str
 
     def __str__(self) -> str:
-        return f"Cannot do {self.operation}: {self.problem}. {self.hint}"
+        return f"Cannot {_words(self.operation)}: {self.problem}. {self.hint}"
+
+
+def _words(operation: str) -> str:
+    return operation if " " in operation else f"call {operation}"

@@ -6,7 +6,7 @@ import inspect
 import weakref
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
 
 from ._errors import OutsideUnitOfWork
 from ._generics import type_argument
@@ -37,9 +37,11 @@ _open: ContextVar[tuple["weakref.ref[OpenUnit]", ...]] = ContextVar("uow_open", 
 
 
 def opened(unit: OpenUnit) -> None:
-    """Let *unit* be found from now on, until it is no longer usable."""
-    still_open = (reference for reference in _open.get() if (other := reference()) is not None and other.usable)
-    _open.set((*still_open, weakref.ref(unit)))
+    """Let *unit* be found here from now on, until it is no longer usable."""
+    known = _open.get()
+    if all(reference() is not unit for reference in known):
+        still_open = (reference for reference in known if (other := reference()) is not None and other.usable)
+        _open.set((*still_open, weakref.ref(unit)))
 
 
 def open_units() -> Iterator[OpenUnit]:
@@ -50,7 +52,7 @@ def open_units() -> Iterator[OpenUnit]:
             yield unit
 
 
-def current(kind: type[U]) -> U:
+def current(kind: Callable[..., U]) -> U:
     """
     Return the innermost open unit of this task that is a *kind*.
 
@@ -61,12 +63,13 @@ def current(kind: type[U]) -> U:
         OutsideUnitOfWork: There is none.
     """
     for unit in open_units():
-        if (handle := unit.handle(kind)) is not None:
+        if (handle := unit.handle(cast("type[U]", kind))) is not None:
             return handle
+    name = getattr(kind, "__name__", repr(kind))
     raise OutsideUnitOfWork(
         "find the current unit",
-        kind.__name__,
-        "this task has none open" + (", and may not use those of others" if _open.get() else ""),
+        name,
+        f"no {name} is open in this task" + (", and it may not use those of others" if _open.get() else ""),
         "Do it inside `with uow:`, in the thread and task that entered it.",
     )
 
@@ -85,7 +88,7 @@ class DomainService(Generic[U]):
     ...         account = self.uow.accounts.get(number)
     >>> Fees(3).charge("A-1")
     Traceback (most recent call last):
-    uow.domain._errors.OutsideUnitOfWork: Cannot call Fees.charge() on Bank: this task has none open...
+    uow.errors.OutsideUnitOfWork: Cannot call Fees.charge() on Bank: no Bank is open in this task...
     """
 
     __slots__ = ()

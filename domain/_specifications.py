@@ -30,6 +30,7 @@ __all__ = [
 
 E = TypeVar("E")
 
+_TEXT_METHODS = ("startswith", "endswith", "find", "count")
 _IN_SQL = "Say it in SQL, in an adapter's own repository."
 _PARENTHESES = "put each comparison into parentheses, as in (a.x == 1) & (a.y == 2)"
 
@@ -108,7 +109,12 @@ class Symbol:
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("__"):  # Python and debuggers look for these, and take no for an answer.
             raise AttributeError(name)
-        raise SpecificationError(f"{self!r} is asked for its attribute or method {name!r}", _IN_SQL)
+        hint = (
+            f'Use like(), as in like({self.__expression__}, "...%"), or say it in SQL, in an adapter\'s own repository.'
+        )
+        raise SpecificationError(
+            f"{self!r} is asked for its attribute or method {name!r}", hint if name in _TEXT_METHODS else _IN_SQL
+        )
 
     __bool__ = _refusal(
         "Python asks for the truth of {}, as and, or, not, in, if and chained comparisons do",
@@ -338,6 +344,10 @@ def trace_order(
 
 
 def _call(function: Callable[[E], object], entity_type: type[E], attributes: Collection[str]) -> object:
+    if not callable(function):
+        raise SpecificationError(
+            f"{function!r} is no function", f"Pass a function of the {entity_type.__name__}, such as lambda e: e.name."
+        )
     try:
         return function(cast(E, SymbolicEntity(entity_type, attributes)))
     except SpecificationError:

@@ -22,15 +22,16 @@ from ._bridges import DirectBridge, directly
 from ._context import Context
 from ._declarations import RepositoryAttribute, annotations_of, attribute_for, attributes_of_unit
 from ._options import OptionValues
-from ._retries import AsyncAttempts, Retry, run_async
+from ._retries import AsyncAttempts, Retry, finished, run_async
 from ._scope import Status
 from ._states import State
-from ._steps import Bridge, Steps, is_asynchronous, shielded
+from ._steps import Bridge, Steps, is_asynchronous, scope_ending, shielded
 from ._unit import UnitOfWork
 from .errors import ConfigurationError, DefinitionError, Misuse
 
 __all__ = ["AsyncUnitOfWork"]
 
+F = TypeVar("F", bound="AsyncUnitOfWork")
 P = ParamSpec("P")
 R = TypeVar("R")
 H = TypeVar("H", bound=Callable[[], object])
@@ -76,8 +77,9 @@ class AsyncUnitOfWork(ABC):
             cls._core_class = _core_class(cls, cls._adapter)
 
     def _bind(self, core: UnitOfWork) -> Self:
+        values = {name: value for name, value in vars(self).items() if name != "_core"}
         self._core = core
-        core._face = weakref.ref(self)
+        core._face, core._make_face = weakref.ref(self), partial(_face_of, type(self), values)
         return self
 
     # ------------------------------------------------------------------------------------------------------ scopes
@@ -170,12 +172,16 @@ class AsyncUnitOfWork(ABC):
         """
         asynchronous = is_asynchronous(work)
         if not self.state.open:
-            whole = work if asynchronous else partial(self._bridge.call, work)
+            whole = work if asynchronous else partial(self._call, work)
             return await run_async(self, cast("Any", whole), *args, **kwargs)
         directly(self._core._usable, "run()")
         if asynchronous:
             raise Misuse("run()", repr(self), f"{work!r} is a coroutine function", "Await it: it is inside the unit.")
-        return await self._bridge.call(work, *args, **kwargs)
+        return finished("run()", await self._call(work, *args, **kwargs))
+
+    async def _call(self, work: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Call synchronous work; the end of a unit that it opens must not be cut off."""
+        return await shielded(self._bridge.call(work, *args, **kwargs), scope_ending, to_the_end=False)
 
     # ----------------------------------------------------------------------------------------------- hooks and events
 
@@ -234,9 +240,7 @@ class AsyncUnitOfWork(ABC):
 
     def _another(self, core: UnitOfWork) -> Self:
         """Return a fresh handle over *core*."""
-        unit = object.__new__(type(self))
-        vars(unit).update(vars(self))
-        return unit._bind(core)
+        return _face_of(type(self), vars(self), core)
 
     def _inside(self, context: Context, name: str, options: OptionValues) -> Self:
         """Return a nested unit in *context*, which another handle entered."""
@@ -244,15 +248,21 @@ class AsyncUnitOfWork(ABC):
 
     async def _end(self, steps: Steps[None]) -> None:
         """Take steps of which some must not be cut off."""
-        context = self._core._context
         try:
-            await shielded(self._bridge.drive(steps), lambda: context is not None and context.protected)
+            await shielded(self._bridge.drive(steps), scope_ending)
         except asyncio.CancelledError as error:
             error.add_note(f"{self!r}")
             raise
 
     def _demand_outermost(self, operation: str) -> None:
         self._core._demand_outermost(operation)
+
+
+def _face_of(kind: type[F], values: dict[str, Any], core: UnitOfWork) -> F:
+    """Return a fresh handle over *core*."""
+    unit = object.__new__(kind)
+    vars(unit).update(values)
+    return unit._bind(core)
 
 
 class _Side:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ._context import Context
 from ._states import State, Verb
+from ._steps import ending
 from .errors import AfterCommitFailed, CommitOutcomeUnknown, ConnectionLost, EventCycle, NestedScopeOpen
 
 __all__ = ["ROUNDS", "commit"]
@@ -53,9 +54,10 @@ def _decide(context: Context) -> list[Exception]:
 
     What interrupts it, a lost connection or a signal, leaves open whether the work is durable.
     """
-    context.deciding = context.protected = True
+    context.deciding = True
     try:
-        context.transaction.commit()
+        with ending(context.root):
+            context.transaction.commit()
         return []
     except AfterCommitFailed as error:
         return list(error.exceptions)
@@ -68,7 +70,7 @@ def _decide(context: Context) -> list[Exception]:
         _leave_in_doubt(context, error)
         raise
     finally:
-        context.deciding = context.protected = False
+        context.deciding = False
 
 
 def _leave_in_doubt(context: Context, error: BaseException) -> None:

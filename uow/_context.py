@@ -5,13 +5,14 @@ One entered unit and its stack of scopes. The rules about how scopes end are her
 import logging
 import warnings
 import weakref
+from contextlib import nullcontext
 from typing import Any
 
 from uow.domain import opened
 
 from ._scope import Scope
 from ._states import State, Verb
-from ._steps import Bridge, finish
+from ._steps import Bridge, ending, finish
 from ._transaction import Transaction
 from ._work import OWN_UNIT, Settings, Work
 from .errors import (
@@ -66,6 +67,7 @@ class Context(Work):
             self.run(operation, self.transaction.savepoint)
         self.stack.append(scope)
         finish(self._enter(scope))
+        opened(self)  # handed over, it may be in a context that does not know it
         return scope
 
     async def _enter(self, scope: Scope) -> None:
@@ -77,6 +79,7 @@ class Context(Work):
 
     def demand_end(self, scope: Scope, operation: str) -> None:
         """Raise unless *operation* may end *scope* here and now."""
+        self.demand_inside(operation)
         if (stranger := self.owner.stranger()) is not None:
             raise WrongTask(operation, scope.title, stranger, OWN_UNIT)
         if scope.left:
@@ -138,12 +141,12 @@ class Context(Work):
         nested = scope.parent is not None
         failures: list[Exception] = []
         clean = False
-        self.protected = True
         try:
-            if not nested:
-                self.transaction.rollback()
-            elif not doomed:
-                self.transaction.rollback_to_savepoint()
+            with ending(scope):
+                if not nested:
+                    self.transaction.rollback()
+                elif not doomed:
+                    self.transaction.rollback_to_savepoint()
             clean = True
         except BaseException as failure:
             for outer in self.stack if nested else ():  # what was to be undone may still be in the transaction
@@ -156,7 +159,6 @@ class Context(Work):
         finally:
             scope.move(Verb.ROLLBACK, reason)
             scope.discard()
-            self.protected = False
             if not nested:
                 self.close(broken=not clean)
         if self.ended_by is not None and not failures and not nested:
@@ -241,11 +243,10 @@ class Context(Work):
     def close(self, *, broken: bool = False) -> None:
         """Give the connection back; from now on the unit is only what was loaded in it."""
         self.closed = True
-        self.protected = not broken  # SQLAlchemy throws a connection away in its own time, cancelled or not
-        try:
+        with (
+            nullcontext() if broken else ending(self.root)
+        ):  # SQLAlchemy throws a connection away in its own time anyway
             self.transaction.close(broken=broken)
-        finally:
-            self.protected = False
 
 
 def _loss(scope: Scope) -> BaseException | None:

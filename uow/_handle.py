@@ -47,6 +47,8 @@ class Handle(ABC):
     _label: str | None = None
     _bridge: Bridge | None = None
     _face: "weakref.ref[Any] | None" = None
+    _make_face: Callable[[Any], Any] | None = None
+    _explicit: frozenset[str] = frozenset()
     _name: str
 
     def __init__(self, settings: Settings) -> None:
@@ -89,6 +91,7 @@ class Handle(ABC):
 
     async def _leave(self, exc: BaseException | None) -> None:
         context = self._require("leave the block")
+        context.demand_inside("leave the block")
         with context.alone("leave the block", wait=True):
             await context.leave(self._entered, exc)
 
@@ -107,21 +110,25 @@ class Handle(ABC):
 
     def for_handler(self, handler: Callable[..., object]) -> Any:
         """Return what *handler* is given: a coroutine function the asynchronous face, where there is one."""
+        return (is_asynchronous(handler) and self._other_side()) or self
+
+    def _other_side(self) -> Any:
+        """Return the asynchronous face of this unit, made again if nobody has kept it; None if it has none."""
         face = self._face and self._face()
-        return face if face is not None and is_asynchronous(handler) else self
+        return self._make_face(self) if face is None and self._make_face is not None else face
 
     def _another(self, **changes: Any) -> Self:
         """Return a fresh handle that is made like this one."""
         unit = object.__new__(type(self))
         vars(unit).update(vars(self))
-        for name in ("_context", "_scope", "_within", "_beside", "_label", "_face", "_joins", "_borrower"):
+        for name in ("_context", "_scope", "_within", "_beside", "_label", "_face", "_joins", "_borrower", "_explicit"):
             vars(unit).pop(name, None)  # what every handle begins with
         vars(unit).update(changes)
         return unit
 
     def _inside(self, context: Context, name: str, options: OptionValues) -> Self:
         """Return a nested unit in *context*, which another handle entered."""
-        unit = self._another(_within=context, _label=name, _settings=self._with(options))
+        unit = self._another(_within=context, _label=name, _settings=self._with(options), _explicit=frozenset(options))
         unit._demand_agreement(context)
         return unit
 
@@ -160,9 +167,9 @@ class Handle(ABC):
         """Return the innermost open unit of this task that is of the same class and on the same database."""
         mine = [unit for unit in self._contexts() if unit.kind is type(self) and unit.database is self._database()]
         own = self._context or self._beside
-        if own is not None and own.usable and own not in mine:  # handed over from a thread whose variables are not here
-            return own
-        return mine[0] if mine else None
+        if own is not None and own.usable:  # perhaps handed over from a thread whose variables are not here
+            mine.append(own)
+        return max(mine, key=lambda unit: unit.root.entered, default=None)
 
     @staticmethod
     def _contexts() -> Iterator[Context]:
@@ -171,13 +178,14 @@ class Handle(ABC):
 
     def _demand_agreement(self, context: Context) -> None:
         """Raise if the unit to be joined was made with other options than this one asks for."""
-        asked, given = self._settings.options.asked(), context.options.asked()
-        wrong = {name: value for name, value in asked.items() if given.get(name) != value}
+        mine, given = self._settings.options, context.options
+        asked = mine.asked() | {name: getattr(mine, name) for name in self._explicit}
+        wrong = {name: value for name, value in asked.items() if value != getattr(given, name)}
         if wrong:
             raise ContradictoryOptions(
                 "join the unit around it",
                 context.innermost.title,
-                f"it asks for {Options.words(wrong)}, and that one was made with {Options.words(given)}",
+                f"it asks for {Options.words(wrong)}, and that one was made with {Options.words(given.asked())}",
                 "Ask for the same, or open an independent() unit.",
             )
         for name in ("handlers", "observers", "strict", "handoff"):

@@ -52,6 +52,7 @@ class Handlers:
         Raises:
             uow.errors.DefinitionError: The handler cannot be called with these.
         """
+        _demand_event(event, "before_commit")
 
         def register(handler: F) -> F:
             _demand_arguments(handler, "before_commit", "event", "uow")
@@ -66,6 +67,7 @@ class Handlers:
 
         If it fails, the commit stands and `uow.errors.AfterCommitFailed` reports it.
         """
+        _demand_event(event, "after_commit")
 
         def register(handler: F) -> F:
             _demand_arguments(handler, "after_commit", "event")
@@ -81,6 +83,15 @@ class Handlers:
     def after(self, event: Event) -> Iterator[Callable[[Event], object]]:
         """Yield the handlers of *event* that run after the commit."""
         return (handler for kind, handler in self._after if isinstance(event, kind))
+
+
+def _demand_event(event: object, kind: str) -> None:
+    if not isinstance(event, type) or not issubclass(event, Event):
+        raise DefinitionError(
+            f"a {kind} handler",
+            f"{event!r} is no subclass of Event",
+            f"Name the event that it is for, as in @handlers.{kind}(OrderPlaced).",
+        )
 
 
 def _demand_arguments(handler: Callable[..., object], kind: str, *names: str) -> None:
@@ -112,7 +123,13 @@ class Calls:
     unit: str
 
     def demand(self, hook: Callable[..., object]) -> None:
-        """Raise if *hook* is a coroutine function and the unit cannot await it."""
+        """Raise if *hook* cannot be called: a coroutine function where nobody awaits it, or a generator function."""
+        if inspect.isgeneratorfunction(hook) or inspect.isasyncgenfunction(hook):
+            raise DefinitionError(
+                f"the hook {hook!r} of {self.unit}",
+                "it is a generator function, which does nothing when it is called",
+                "Leave out `yield`.",
+            )
         if self.bridge is None and is_asynchronous(hook):
             raise _not_awaited(hook, self.unit)
 
@@ -137,7 +154,10 @@ class Calls:
             except Exception as error:
                 errors.append(error)
             except BaseException as error:
-                interrupt = interrupt or error
+                if interrupt is None:
+                    interrupt = error
+                else:
+                    interrupt.add_note(f"Another interrupt in the hooks: {error!r}")
         if interrupt is not None:
             for failed in errors:
                 interrupt.add_note(f"Another error in the hooks: {failed!r}")

@@ -44,6 +44,8 @@ class Transition:
         after: The state after.
 
         cause: The error that caused it, if one did.
+
+        events: What was recorded in the unit, where its commit is confirmed.
     """
 
     unit: str
@@ -53,6 +55,7 @@ class Transition:
     before: State
     after: State
     cause: BaseException | None = None
+    events: tuple[Event, ...] = ()
 
 
 Observer: TypeAlias = Callable[[Transition], object]
@@ -172,7 +175,8 @@ class Scope:
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("%s: %s -> %s (%s)", self.title, before.value, self.state.value, verb.value)
         if self.observers:
-            transition = Transition(self.unit, self.path, self.depth, verb, before, self.state, cause)
+            events = tuple(self.events) if verb is Verb.DURABLE else ()
+            transition = Transition(self.unit, self.path, self.depth, verb, before, self.state, cause, events)
             for observer in self.observers:
                 try:
                     observer(transition)

@@ -8,15 +8,35 @@ import asyncio
 import inspect
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, Protocol, TypeAlias, TypeVar
 
+from ._scope import Scope
 from .errors import ConfigurationError
 
-__all__ = ["Bridge", "Steps", "finish", "is_asynchronous", "shielded"]
+__all__ = ["Bridge", "Steps", "ending", "finish", "is_asynchronous", "scope_ending", "shielded"]
 
 R = TypeVar("R")
 Steps: TypeAlias = Coroutine[Any, Any, R]
+
+_ending: ContextVar[Scope | None] = ContextVar("uow_ending", default=None)
+
+
+@contextmanager
+def ending(scope: Scope) -> Generator[None]:
+    """Be at the end of *scope* that must not be cut off: a COMMIT, a ROLLBACK, the return of a connection."""
+    token = _ending.set(scope)
+    try:
+        yield
+    finally:
+        _ending.reset(token)
+
+
+def scope_ending() -> Scope | None:
+    """Return the scope of this task that must not be cut off now."""
+    return _ending.get()
 
 
 class Bridge(Protocol):
@@ -67,19 +87,28 @@ def is_asynchronous(call: Callable[..., object]) -> bool:
 
 
 @types.coroutine
-def shielded(steps: Steps[R], protected: Callable[[], bool]) -> Generator[Any, Any, R]:
+def shielded(steps: Steps[R], protected: Callable[[], object], *, to_the_end: bool = True) -> Generator[Any, Any, R]:
     """
     Await *steps*; a cancellation that comes while they are *protected* is raised when they are over.
+
+    Without *to_the_end* it is raised as soon as they wait again and are not protected any more; a note says what
+    came of the scope that *protected* them.
     """
     task = asyncio.current_task()
     assert task is not None
     cancelled_before = task.cancelling()
     late: asyncio.CancelledError | None = None
     problem: BaseException | None = None
+    protector: Any = None
 
     def is_due() -> bool:
         # A driver's own timeout cancels the task too, and takes it back.
         return task.cancelling() > cancelled_before
+
+    def noted(error: asyncio.CancelledError) -> asyncio.CancelledError:
+        if not to_the_end:
+            error.add_note(f"<{protector.title}: {protector.state.value}>")
+        return error
 
     try:
         while True:
@@ -87,20 +116,26 @@ def shielded(steps: Steps[R], protected: Callable[[], bool]) -> Generator[Any, A
                 waiting = steps.send(None) if problem is None else steps.throw(problem)
             except StopIteration as stop:
                 if late is not None and is_due():
-                    raise late from None
+                    raise noted(late) from None
                 result: R = stop.value
                 return result
             except Exception as error:
                 if late is not None and is_due():
-                    raise late from error
+                    raise noted(late) from error
                 raise
             problem = None
-            if not protected():
+            if not (now := protected()):
+                if late is not None and is_due() and not to_the_end:
+                    if waiting is not None:
+                        waiting.cancel()
+                    problem, late = noted(late), None
+                    continue
                 try:
                     yield waiting
                 except BaseException as error:
                     problem = error
                 continue
+            protector = now
             late = (yield from _wait_out(waiting)) or late
     finally:
         steps.close()

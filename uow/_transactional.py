@@ -14,7 +14,7 @@ from typing import Any, TypeVar, Unpack, cast, overload
 from uow.domain import wrapping
 
 from ._async import AsyncUnitOfWork
-from ._options import OptionValues
+from ._options import Options, OptionValues
 from ._retries import Retry, finished
 from ._steps import is_asynchronous
 from ._unit import UnitOfWork
@@ -104,11 +104,16 @@ def transactional(
 
 def _decorated(function: F, propagation: Propagation, retry: Retry | None, options: OptionValues) -> F:
     name = _demand_function(function)
+    if not isinstance(propagation, Propagation):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise DefinitionError(name, f"{propagation!r} is no Propagation", "Pass one, such as Propagation.NESTED.")
+    if not isinstance(retry, Retry | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise DefinitionError(name, f"retry is {retry!r}", "Pass Retry(attempts=3), or leave it out.")
     if propagation is Propagation.NEVER and (options or retry):
         raise DefinitionError(name, "there is no unit to which its options could apply", "Leave them out, or NEVER.")
 
     if propagation is Propagation.MANDATORY and retry:
         raise DefinitionError(name, "what joins a unit cannot be retried without it", "Retry the outermost unit.")
+    _ = Options(**options)  # what means nothing is an error here already
     __class__ = Propagation
 
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -194,23 +199,26 @@ def _demand_function(function: Any) -> str:
 
 def _unit_of(function: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], kind: type[Any]) -> Any:
     """Return the unit that a call is about."""
-    given: list[Any] = [*args, *kwargs.values()]
+    call = inspect.signature(function).bind_partial(*args, **kwargs)
+    call.apply_defaults()
+    given: list[Any] = [*call.args, *call.kwargs.values()]
     while isinstance(function, partial):
-        given = [*function.args, *given, *function.keywords.values()]
+        given = [*function.args, *given]
         function = function.func
     receiver = next(iter(given), None) if inspect.isfunction(function) else getattr(function, "__self__", function)
-    for candidate in (*given, getattr(receiver, "uow", None)):
-        if isinstance(candidate, kind):
-            return candidate
-        if isinstance(candidate, Unit):
-            asynchronous = kind is AsyncUnitOfWork
-            raise Misuse(
-                f"call {name}",
-                repr(candidate),
-                f"it is {'a coroutine' if asynchronous else 'an ordinary'} function, and the unit is "
-                f"{'synchronous' if asynchronous else 'asynchronous'}",
-                "Make it an ordinary function." if asynchronous else "Make it a coroutine function, or pass uow.sync.",
-            )
+    found = next((value for value in given if isinstance(value, Unit)), None)
+    unit = getattr(receiver, "uow", None) if found is None else found
+    if isinstance(unit, kind):
+        return unit
+    if isinstance(unit, Unit):
+        asynchronous = kind is AsyncUnitOfWork
+        raise Misuse(
+            f"call {name}",
+            repr(unit),
+            f"it is {'a coroutine' if asynchronous else 'an ordinary'} function, and the unit is "
+            f"{'synchronous' if asynchronous else 'asynchronous'}",
+            "Make it an ordinary function." if asynchronous else "Make it a coroutine function, or pass uow.sync.",
+        )
     raise DefinitionError(
         f"@transactional {name}",
         "no argument is a unit, and the first has no attribute `uow` that is one",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import ParamSpec, Self, TypeVar, Unpack
 
-from uow.domain import Event
+from uow.domain import Event, demand_event
 
 from ._handle import Handle
 from ._hooks import Handlers
@@ -17,6 +17,7 @@ from ._scope import Observer, Status
 from ._states import State
 from ._steps import finish
 from ._work import Settings
+from .errors import ConfigurationError
 
 __all__ = ["UnitOfWork"]
 
@@ -72,8 +73,12 @@ class UnitOfWork(Handle):
         statement_timeout: float | None = None,
         lock_timeout: float | None = None,
     ) -> None:
+        if not isinstance(retry, Retry | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(f"retry is {retry!r}", "Pass Retry(attempts=3), or leave it out.")
         options = Options(isolation, read_only, deferrable, statement_timeout, lock_timeout)
-        super().__init__(Settings(options, handlers or Handlers(), tuple(observers), strict, handoff))
+        super().__init__(
+            Settings(options, Handlers() if handlers is None else handlers, tuple(observers), strict, handoff)
+        )
         self._retry = retry or Retry()
 
     # ------------------------------------------------------------------------------------------------------ scopes
@@ -106,8 +111,8 @@ class UnitOfWork(Handle):
         """
         Return a unit that joins the innermost open one of this task, of the same class and database.
 
-        What it does is kept or lost with that one; a failure in it dooms the whole. If none is open, it is a unit
-        of its own, and its ``commit()`` commits.
+        What it does is kept or lost with that one, and a failure in it dooms what it joined: the root, or the nested
+        unit around it. If none is open, it is a unit of its own, and its ``commit()`` commits.
 
         Args:
             name: What the log, `status()` and errors call it.
@@ -117,7 +122,13 @@ class UnitOfWork(Handle):
         Raises:
             uow.errors.ContradictoryOptions: When it is entered: the unit that it joins was made with other options.
         """
-        return self._another(_joins=True, _beside=self._context, _label=name, _settings=self._with(options))
+        return self._another(
+            _joins=True,
+            _beside=self._context,
+            _label=name,
+            _settings=self._with(options),
+            _explicit=frozenset(options),
+        )
 
     def independent(self, **options: Unpack[OptionValues]) -> Self:
         """
@@ -229,7 +240,11 @@ class UnitOfWork(Handle):
     def record(self, event: Event) -> None:
         """
         Record an *event* that belongs to no aggregate.
+
+        Raises:
+            uow.errors.InvalidArgument: It is no `Event`.
         """
+        demand_event(event)
         self._usable("record()").record(event)
 
     # -------------------------------------------------------------------------------------------------------- status

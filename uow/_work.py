@@ -67,7 +67,6 @@ class Work:
 
     closed = True
     deciding = False
-    protected = False
     ended_by: CommitOutcomeUnknown | None = None
 
     def __init__(
@@ -104,11 +103,11 @@ class Work:
         """Return the unit object of the innermost scope, or its asynchronous face, whichever is a *kind*."""
         reference = self.innermost.handle
         unit = None if reference is None else reference()
-        face = None if unit is None else unit._face and unit._face()
-        return next((handle for handle in (unit, face) if isinstance(handle, kind)), None)
+        sides = () if unit is None else (unit, unit._other_side())
+        return next((side for side in sides if isinstance(side, kind)), None)
 
-    def check(self, operation: str) -> Scope:
-        """Return the scope that *operation* belongs to, or raise why there can be no work now."""
+    def demand_inside(self, operation: str) -> None:
+        """Raise if this is the synchronous side of an asynchronous unit, and nobody could await what it does."""
         if self.bridge is not None and not self.bridge.inside():
             raise OutsideUnitOfWork(
                 operation,
@@ -116,6 +115,10 @@ class Work:
                 "the unit is asynchronous and this is its synchronous side",
                 "Await the unit's own methods, or call synchronous code with `await uow.run(...)`.",
             )
+
+    def check(self, operation: str) -> Scope:
+        """Return the scope that *operation* belongs to, or raise why there can be no work now."""
+        self.demand_inside(operation)
         if self.root.left:
             raise OutsideUnitOfWork(
                 operation, self.root.title, "the unit's block was left", "Do it inside the block, or in a new one."

@@ -61,6 +61,17 @@ __all__ = [
     "WrongTask",
 ]
 
+for _domain_error in (
+    EntityNotFound,
+    InvalidArgument,
+    Misuse,
+    MultipleEntitiesFound,
+    OutsideUnitOfWork,
+    SpecificationError,
+    UnitOfWorkError,
+):
+    _domain_error.__module__ = __name__  # where users find them, and tracebacks name them
+
 
 # ----------------------------------------------------------------------------------------------- the unit, used wrongly
 
@@ -175,7 +186,7 @@ class ConfigurationError(UnitOfWorkError, ValueError):
     hint: str
 
     def __str__(self) -> str:
-        return f"Cannot run a unit of work: {self.problem}. {self.hint}"
+        return f"Wrong configuration: {self.problem}. {self.hint}"
 
 
 # -------------------------------------------------------------------------------------------- what became of the work

@@ -60,8 +60,8 @@ class UnitSession(Session):
         try:
             super().flush(objects)
         except UnitOfWorkError as error:
-            # With the transaction its savepoints are gone, which is what SQLAlchemy's cleaning up of a flush fails with.
-            raise self.unit.doom or error
+            # The savepoint may have gone with the transaction, and what SQLAlchemy meets when it cleans up hides why.
+            raise (self.unit.doom or error) from error.__cause__
         except StaleDataError as error:
             raise translate_orm(error) from error
         except SQLAlchemyError as error:

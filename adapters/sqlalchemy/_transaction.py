@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, CursorResult, Engine, inspect
-from sqlalchemy.orm import make_transient, make_transient_to_detached
+from sqlalchemy.orm import InstanceState, make_transient, make_transient_to_detached
+from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.util.concurrency import in_greenlet
 
 from uow import Changes, Options, Watcher
@@ -53,6 +54,7 @@ class SqlAlchemyTransaction:
         self.exposed = False
         self.met_error = False
         self.doom: DatabaseError | None = None
+        self.versions: dict[InstanceState[Any], Any] = {}
         self.durable = False
 
     def watch(self, watcher: Watcher, /) -> None:
@@ -181,6 +183,13 @@ class SqlAlchemyTransaction:
                     make_transient(entity)
                     make_transient_to_detached(entity)
             make_new(added)
+            self._restore_versions()
+
+    def _restore_versions(self) -> None:
+        """Let no entity say that it is newer than it is: another unit may give its row that very version."""
+        for state, version in self.versions.items():
+            if (entity := state.obj()) is not None:
+                set_committed_value(entity, _version_of(state), version)
 
     def _confirm_open(self) -> None:
         """Raise if something ended the transaction behind the unit's back."""
@@ -241,6 +250,9 @@ class SqlAlchemyTransaction:
         if level.handle is not None:
             level.note_outer(session.dirty)
             level.note_outer(session.deleted)
+        for state in map(inspect, session.dirty):
+            if state.mapper.version_id_col is not None:
+                self.versions.setdefault(state, state.dict.get(_version_of(state)))
         level.removed.extend(weakref.ref(entity) for entity in session.deleted)
         if changes := self.pending():
             level.wrote = True
@@ -259,8 +271,15 @@ class SqlAlchemyTransaction:
         if level.handle is not None:
             level.note_outer(self.session.dirty)
             level.note_outer(self.session.deleted)
-        else:  # a flush failed at the root: what is loaded stays readable
+        else:  # a flush failed at the root, and the session ended the transaction; what is loaded stays readable
+            self.met_error = True
             self.plain.expunge_all()
+
+
+def _version_of(state: InstanceState[Any]) -> str:
+    column = state.mapper.version_id_col
+    assert column is not None
+    return state.mapper.get_property_by_column(column).key
 
 
 def _wrote_rows(result: object) -> bool:

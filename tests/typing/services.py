@@ -60,7 +60,7 @@ def scopes(bank: Bank) -> None:
     assert_type(bank.nested(), Bank)
     assert_type(bank.joined(read_only=True), Bank)
     assert_type(bank.independent(isolation="SERIALIZABLE"), Bank)
-    assert_type(current(Bank), Bank)  # type: ignore[type-abstract]
+    assert_type(current(Bank), Bank)
     assert_type(move(bank, 1), str)
     assert_type(bank.run(move, bank, 1), str)
     for attempt in bank.attempts():

@@ -68,7 +68,7 @@ def test_trio() -> None:
         trio.run(open_an_account, bank)
 
     assert str(caught.value) == (
-        "Cannot run a unit of work: FakeBank was entered where no asyncio task runs. "
+        "Wrong configuration: FakeBank was entered where no asyncio task runs. "
         "Run it on asyncio, or on anyio's asyncio backend; SQLAlchemy's drivers know no other event loop."
     )
     assert State.NEW is bank.state

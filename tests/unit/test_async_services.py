@@ -13,6 +13,8 @@ from uow import (
     AsyncRepository,
     AsyncUnitOfWork,
     DomainService,
+    Event,
+    Handlers,
     Propagation,
     Repository,
     Retry,
@@ -37,6 +39,11 @@ from uow.errors import (
 class Account:
     number: str
     balance: int = 0
+
+
+@frozen
+class Charged(Event):
+    number: str
 
 
 class Bank(UnitOfWork):
@@ -114,7 +121,7 @@ def test_each_propagation_alone_and_inside(same: bool) -> None:
         bank, other = banks(same)
         inner = Inner(other)
 
-        assert ("root", 0, 0, "alone", 3) == (
+        assert ("Inner.join", 0, 0, "alone", 3) == (
             await inner.join("A"),
             await inner.nest("B"),
             await inner.begin("C"),
@@ -269,3 +276,35 @@ def test_a_port_without_a_synchronous_side() -> None:
             return await uow.accounts.count()
 
     assert 0 == asyncio.run(main())
+
+
+def test_a_handler_of_a_unit_that_synchronous_code_opened() -> None:
+    """What `independent()` opens in `run()` has an asynchronous face, for its handlers and for `current` to find."""
+    store, handlers, seen = Store(), Handlers(), list[Any]()
+    bank = AsyncFakeBank(store, handlers=handlers)
+
+    @handlers.before_commit(Charged)
+    async def charge(event: Charged, uow: AsyncBank) -> None:
+        seen.append((uow, current(AsyncBank)))
+        await Charges().charge(event.number)
+
+    def service(number: str) -> None:
+        with bank.sync.independent() as unit:
+            unit.record(Charged(number))
+            unit.commit()
+
+    async def main() -> None:
+        async with bank as uow:
+            uow.accounts.add(Account("A-1", 10))
+            await uow.commit()
+        async with bank as uow:
+            await uow.run(service, "A-1")
+            assert uow is current(AsyncBank)
+        async with bank as uow:
+            assert 9 == (await uow.accounts.get("A-1")).balance
+
+    asyncio.run(main())
+
+    ((given, found),) = seen
+    assert isinstance(given, AsyncFakeBank)
+    assert given is found is not bank

@@ -349,6 +349,37 @@ def test_cancelled_with_options(make_place: Make) -> None:
     assert (State.COMMITTED, WHOLE, None) == (runs[-1].state, runs[-1].rows, runs[-1].error)
 
 
+async def hidden_transfer(bank: AsyncBank, log: Log) -> None:
+    """A synchronous service that opens a unit of its own, inside another one that it knows nothing of."""
+
+    def service() -> None:
+        with bank.sync as uow:
+            uow.after_commit(lambda: log.ran.append("after commit"))
+            uow.after_rollback(lambda: log.ran.append("after rollback"))
+            uow.accounts.add(Account("root", "Ann"))
+            uow.commit()
+
+    async with bank.independent() as outer:
+        try:
+            await outer.run(service)
+        except asyncio.CancelledError as error:
+            log.ran += getattr(error, "__notes__", ())
+            raise
+
+
+@pytest.mark.parametrize(("times", "late"), [(1, False), (1, True), (2, False)], ids=["once", "once late", "twice"])
+def test_cancelled_in_synchronous_code(make_place: Make, times: float, late: bool) -> None:
+    """No COMMIT or ROLLBACK is cut off in `run()` either; a cancellation that had to wait tells what came of it."""
+    *struck, last = asyncio.run(collect(make_place, hidden_transfer, times=times, late=late))
+
+    for run in struck:
+        assert run.cancelled, run.where
+        assert (run.state is State.COMMITTED) == any("(root): committed" in line for line in run.log.ran), run.where
+    if struck:  # nothing waits on the fake
+        assert {State.COMMITTED, State.ROLLED_BACK} == {run.state for run in struck}
+    assert (State.COMMITTED, {"root"}, None) == (last.state, last.rows, last.error)
+
+
 def deaf(*also: type[BaseException]) -> suppress:
     return suppress(asyncio.CancelledError, *also)
 

@@ -620,7 +620,7 @@ def test_a_policy_that_means_nothing_is_refused(options: dict[str, Any], message
     with pytest.raises(ConfigurationError) as caught:
         Retry(**options)
 
-    assert f"Cannot run a unit of work: {message}" == str(caught.value)
+    assert f"Wrong configuration: {message}" == str(caught.value)
 
 
 def test_the_policy_is_the_units_own(store: Store) -> None:
@@ -724,7 +724,7 @@ async def piece_by_piece() -> Any:
 def test_work_that_is_done_later_is_refused(bank: FakeBank, work: Callable[[], object]) -> None:
     """A coroutine or generator would do its work after the unit ended."""
     with pytest.raises(
-        InvalidArgument, match=r"Cannot do run\(\): the work returned .* which has not done anything yet"
+        InvalidArgument, match=r"Cannot call run\(\): the work returned .* which has not done anything yet"
     ):
         bank.run(work)
 

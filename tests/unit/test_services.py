@@ -380,6 +380,36 @@ def test_options_that_could_not_apply_are_refused() -> None:
         transactional(propagation=Propagation.MANDATORY, retry=AT_ONCE)(add)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "error", "text"),
+    [
+        ({"propagation": "REQUIRED"}, DefinitionError, "'REQUIRED' is no Propagation"),
+        ({"retry": 3}, DefinitionError, r"retry is 3. Pass Retry\(attempts=3\)"),
+        ({"isolaton": "SERIALIZABLE"}, TypeError, "isolaton"),
+        ({"lock_timeout": -1}, ConfigurationError, "lock_timeout is -1"),
+    ],
+)
+def test_what_means_nothing_is_refused_at_once(wrong: dict[str, Any], error: type[Exception], text: str) -> None:
+    """A slip is an error where the function is decorated, not where it is called, or never."""
+    with pytest.raises(error, match=text):
+        transactional(**wrong)(add)
+
+
+def test_the_unit_among_the_arguments_comes_first(harness: Harness) -> None:
+    """A unit that is an argument, given or by default, is the one; the first argument's `uow` is not even looked at."""
+    bank = harness.bank()
+
+    @transactional
+    def charge(fees: Fees, uow: Bank) -> int:
+        return uow.status().depth
+
+    @transactional
+    def by_default(fees: Fees, *, uow: Bank = bank) -> int:
+        return uow.status().depth
+
+    assert (0, 0) == (charge(Fees(), bank), by_default(Fees()))
+
+
 # ------------------------------------------------------------------------------------------ commit(), rollback() inside
 
 
@@ -503,7 +533,7 @@ def test_required_joins(harness: Harness, same: bool) -> None:
 def test_a_joined_failure_dooms_the_caller(harness: Harness, same: bool, method: str) -> None:
     """The root's error names the function and carries its exception."""
     error = Oops("no")
-    with pytest.raises(UnitOfWorkRolledBack, match=f"the joined scope 'root > Ledger.{method}' failed") as caught:
+    with pytest.raises(UnitOfWorkRolledBack, match=f"the joined scope '.*Ledger.{method}' failed") as caught:
         with harness.bank() as bank:
             with pytest.raises(Oops):
                 getattr(other_handle(harness, bank, same), method)("A-1", error)
@@ -540,7 +570,7 @@ def test_services_that_call_services(harness: Harness, same: bool) -> None:
             return depth
 
     assert 1 == Outer(bank).go(swallow=False)
-    with pytest.raises(UnitOfWorkRolledBack, match=r"the joined scope 'root > Ledger\.required' failed"):
+    with pytest.raises(UnitOfWorkRolledBack, match=r"the joined scope '.*Ledger\.required' failed"):
         Outer(bank).go(swallow=True)
 
     assert ["inner False", "outer False"] == harness.numbers()
@@ -1008,6 +1038,38 @@ def test_an_open_unit_of_another_context_is_joined() -> None:
         assert 0 == bank.accounts.count()
 
 
+def test_a_unit_of_another_context_is_found_where_it_was_joined() -> None:
+    """Once a scope of it is open here, `current` and domain services find it."""
+    bank = FakeBank()
+    copy_context().run(bank.__enter__)
+
+    @transactional
+    def charge(uow: Bank) -> Bank:
+        return Discounts().only_here()
+
+    assert charge(bank) is not None
+    with bank.joined() as unit:
+        assert current(Bank) is unit
+
+    bank.rollback()
+    bank.__exit__(None, None, None)
+
+
+def test_the_innermost_is_joined_whatever_the_context_knows() -> None:
+    """A unit that was opened inside the one of another context is the one to join."""
+    bank = FakeBank()
+    copy_context().run(bank.__enter__)
+    with bank.independent() as inner:
+        with bank.joined() as unit:
+            unit.accounts.add(Account("A-1", "Ann"))
+
+        assert ("1 added", "nothing") == (str(inner.status().pending), str(bank.status().pending))
+        inner.rollback()
+
+    bank.rollback()
+    bank.__exit__(None, None, None)
+
+
 # ------------------------------------------------------------------------------------------------------------- current
 
 
@@ -1038,12 +1100,12 @@ def test_current_with_nothing_open(harness: Harness) -> None:
             current(Bank)
         with harness.bank() as bank:
             getattr(bank, end)()
-            with pytest.raises(OutsideUnitOfWork, match="this task has none open"):
+            with pytest.raises(OutsideUnitOfWork, match="no Bank is open in this task"):
                 current(Bank)
     with pytest.raises(OutsideUnitOfWork) as caught:
         current(Bank)
 
-    assert str(caught.value).startswith("Cannot find the current unit on Bank: this task has none open")
+    assert str(caught.value).startswith("Cannot find the current unit on Bank: no Bank is open in this task")
     assert str(caught.value).endswith("Do it inside `with uow:`, in the thread and task that entered it.")
 
 
@@ -1088,9 +1150,9 @@ def test_current_during_hooks() -> None:
 def test_current_is_of_this_thread() -> None:
     """Another thread does not find it, not even with a copy of this one's context."""
     with FakeBank() as bank, ThreadPoolExecutor(1) as pool:
-        with pytest.raises(OutsideUnitOfWork, match="this task has none open"):
+        with pytest.raises(OutsideUnitOfWork, match="no Bank is open in this task"):
             pool.submit(current, Bank).result()
-        with pytest.raises(OutsideUnitOfWork, match="this task has none open, and may not use those of others"):
+        with pytest.raises(OutsideUnitOfWork, match="no Bank is open in this task, and it may not use those of others"):
             pool.submit(copy_context().run, current, Bank).result()
 
         assert bank is current(Bank)
@@ -1100,7 +1162,7 @@ def test_current_is_of_this_task() -> None:
     """A child task inherits the context and may not use what is open there."""
 
     async def child() -> None:
-        with pytest.raises(OutsideUnitOfWork, match="this task has none open, and may not use those of others"):
+        with pytest.raises(OutsideUnitOfWork, match="no Bank is open in this task, and it may not use those of others"):
             current(Bank)
         with FakeBank() as own:
             await asyncio.sleep(0)
@@ -1253,7 +1315,7 @@ def test_a_domain_service_outside_a_unit(service: Fees) -> None:
             call()
         method = call.func.__name__ if isinstance(call, partial) else call.__name__
 
-        assert str(caught.value).startswith(f"Cannot call {name}.{method}() on Bank: this task has none open")
+        assert str(caught.value).startswith(f"Cannot call {name}.{method}() on Bank: no Bank is open in this task")
 
     with pytest.raises(OutsideUnitOfWork, match="Cannot find the current unit on Bank"):
         _ = service.uow

@@ -87,7 +87,7 @@ def raw(bank: SqlBank) -> Any:
 @pytest.mark.parametrize("lock", [Lock.UPDATE, None], ids=["at a lock", "in a flush"])
 @pytest.mark.parametrize("swallow", [False, True])
 def test_a_deadlock_dooms_the_whole_unit(server: SqlAlchemyHarness, lock: Lock | None, swallow: bool) -> None:
-    """Of two units in a deadlock one fails with Deadlock as a whole, wherever it hits, caught in a nested scope or not."""
+    """Of two units in a deadlock one fails with Deadlock as a whole, caught in a nested scope or not."""
     seed(server)
     meet = threading.Barrier(2, timeout=30)
 

@@ -66,6 +66,53 @@ class ConcurrencyRules(Contract):
         assert (True, False) == (raised.value.transient, raised.value.dooms)
         assert str(raised.value).startswith("An entity was changed by another unit")
 
+    def test_repository_a_stale_version_is_the_only_trouble(self, harness: Harness) -> None:
+        """Whoever rolls back after one has nothing else to hear of, and one that leaves the block has no notes."""
+        with harness.bank() as bank:
+            bank.documents.add(Document(1, "one"))
+            bank.commit()
+            with harness.bank() as reader:
+                document = reader.documents.get(1)
+                reader.rollback()
+        with harness.bank() as second:
+            second.documents.get(1).title = "faster"
+            second.commit()
+        with harness.bank() as bank:
+            bank.documents.add(document)
+            document.title = "slower"
+            with pytest.raises(StaleVersion):
+                bank.flush()
+            bank.rollback()
+        with pytest.raises(StaleVersion) as raised, harness.bank() as bank:
+            bank.documents.add(document)
+            document.title = "slowest"
+            bank.flush()
+
+        assert [] == getattr(raised.value, "__notes__", [])
+        assert harness.idle()
+
+    def test_repository_a_version_that_was_never_committed(self, harness: Harness) -> None:
+        """What a unit counted and rolled back is not taken for what another unit counted since."""
+        with harness.bank() as bank:
+            bank.documents.add(Document(1, "one"))
+            bank.commit()
+        with harness.bank() as bank:
+            document = bank.documents.get(1)
+            document.title = "lost"
+            with bank.nested():
+                document.title = "lost again"
+            bank.rollback()
+
+        assert 1 == document.version
+
+        with harness.bank() as second:
+            second.documents.get(1).title = "kept"
+            second.commit()
+        with pytest.raises(StaleVersion), harness.bank() as bank:
+            bank.documents.add(document)
+            document.title = "stale"
+            bank.commit()
+
     # ------------------------------------------------------------------------------------------------------ locks
 
     @pytest.mark.parametrize("lock", Lock)

@@ -69,7 +69,7 @@ class EventRules(HookRules):
         """`record()` takes an event that belongs to no aggregate; it is an error outside and in an ended scope."""
         handlers, seen = _listening(Noted)
         bank = harness.bank(handlers=handlers)
-        with pytest.raises(OutsideUnitOfWork, match=r"Cannot record\(\)"):
+        with pytest.raises(OutsideUnitOfWork, match=r"Cannot call record\(\)"):
             bank.record(Noted("early"))
         with bank:
             bank.record(Noted("one"))
@@ -114,6 +114,17 @@ class EventRules(HookRules):
         assert (MoneyMoved("A", 1),) == account.pending_events
 
     # ---------------------------------------------------------------------------------------- 16. handlers inside
+
+    def test_rule_16_handlers_that_are_registered_late(self, harness: Harness) -> None:
+        """A unit that was made before any handler was registered calls those that came later."""
+        handlers, seen = Handlers(), list[object]()
+        bank = harness.bank(handlers=handlers)
+        handlers.after_commit(Noted)(seen.append)
+        with bank:
+            bank.record(Noted("heard"))
+            bank.commit()
+
+        assert [Noted("heard")] == seen
 
     def test_rule_16_handlers_run_in_the_same_transaction(self, harness: Harness) -> None:
         """A handler inside gets the unit; what it does is committed with the rest."""
@@ -279,7 +290,7 @@ class EventRules(HookRules):
 
         @handlers.before_commit(Noted)
         def end(event: Noted, bank: Bank) -> None:
-            with pytest.raises(UnitOfWorkEnded, match=rf"Cannot {verb}\(\) on .*: its commit\(\) is under way"):
+            with pytest.raises(UnitOfWorkEnded, match=rf"Cannot call {verb}\(\) on .*: its commit\(\) is under way"):
                 getattr(bank, verb)()
 
         with harness.bank(handlers=handlers) as bank:

@@ -72,7 +72,7 @@ class OptionRules(Contract):
                 with pytest.raises(ReadOnlyUnitOfWork) as caught:
                     call()
                 assert (
-                    f"Cannot accounts.{verb.split()[0]}() on {type(bank).__name__} (root): it is read-only. "
+                    f"Cannot call accounts.{verb.split()[0]}() on {type(bank).__name__} (root): it is read-only. "
                     "Write in a unit that is made without read_only."
                 ) == str(caught.value)
 
@@ -318,7 +318,7 @@ class OptionRules(Contract):
         handlers, seen = Handlers(), list[object]()
         handlers.after_commit(Noted)(seen.append)
         with harness.bank() as bank:
-            with pytest.raises(ContradictoryOptions, match="made with handlers=.* that one does not have"):
+            with pytest.raises(ContradictoryOptions, match=r"made with handlers=.* that one does not have"):
                 harness.bank(handlers=handlers).joined().__enter__()
             with harness.bank(handlers=Handlers()).joined() as unit:
                 unit.record(Noted("nobody listens"))
@@ -345,6 +345,22 @@ class OptionRules(Contract):
 
         assert State.RELEASED is unit.state
         assert ["A-1"] == harness.numbers()
+
+    @pytest.mark.parametrize(
+        ("around", "asked"),
+        [({"read_only": True}, {"read_only": False}), ({"isolation": "SERIALIZABLE"}, {"isolation": None})],
+        ids=str,
+    )
+    def test_rule_18_a_default_that_is_asked_for(
+        self, harness: Harness, around: dict[str, Any], asked: dict[str, Any]
+    ) -> None:
+        """A joining unit that says the default in so many words does not put up with anything else."""
+        with harness.bank(**around) as bank:
+            with pytest.raises(ContradictoryOptions, match=f"it asks for {next(iter(asked))}="):
+                bank.joined(**asked).__enter__()
+            with bank.joined() as unit:
+                unit.accounts.count()
+            bank.commit()
 
     def test_rule_17_a_joined_unit_that_is_the_root_has_its_name(self, harness: Harness) -> None:
         """Where nothing is open, the name given to joined() is the root's."""

@@ -289,7 +289,7 @@ class QueryRules(Contract):
         with harness.bank() as bank:
             iterator = bank.accounts.iterate(batch_size=2)
             seen = begin(bank)
-        with pytest.raises(RuntimeError, match=r"Cannot accounts.iterate\(\) on"):
+        with pytest.raises(RuntimeError, match=r"Cannot call accounts.iterate\(\) on"):
             next(iterator)
 
         assert ["A", "B"] == seen

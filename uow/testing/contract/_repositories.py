@@ -38,9 +38,9 @@ class RepositoryRules(QueryRules, ViolationRules, ConcurrencyRules):
         """An entity of another class is refused, and then none of them is added."""
         with harness.bank() as bank:
             strangers: Any = [Account("A", "Ann"), Document(1, "one")]
-            with pytest.raises(InvalidArgument, match=r"Cannot do Accounts.add\(\): Document\(.*\) is no Account"):
+            with pytest.raises(InvalidArgument, match=r"Cannot call Accounts.add\(\): Document\(.*\) is no Account"):
                 bank.accounts.add_all(strangers)
-            with pytest.raises(InvalidArgument, match=r"Cannot do Accounts.remove\(\)"):
+            with pytest.raises(InvalidArgument, match=r"Cannot call Accounts.remove\(\)"):
                 bank.accounts.remove(strangers[1])
             bank.commit()
 
