@@ -4,10 +4,12 @@ Containers for dependency-injector: configuration, an engine that is disposed of
 A unit is a cheap handle, so its provider is a ``Factory``: a use case gets one, and its repositories share the session.
 """
 
+import inspect
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from functools import partial
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, TypeVar, cast, get_type_hints
 
 from uow import AsyncUnitOfWork, UnitOfWork
 from uow.errors import ConfigurationError, DefinitionError
@@ -130,6 +132,8 @@ def check_units(container: containers.Container, name: str | None = None) -> Non
     Refuse a container with a unit that is shared, in which two use cases would meet.
 
     A container of this module is checked when it is instantiated: what it then holds is what runs, overrides included.
+    What overrides a provider of the instance later is seen only if this is called again, and what a function without
+    a return annotation makes is never seen.
 
     Args:
         container: An instance, with the containers that it is composed of.
@@ -137,14 +141,60 @@ def check_units(container: containers.Container, name: str | None = None) -> Non
         name: What errors call it; by default the name of its class.
 
     Raises:
-        uow.errors.DefinitionError: A unit is no ``Factory`` but some ``Singleton``, ``Resource`` or ``Object``.
+        uow.errors.DefinitionError: A unit is no ``Factory`` but some ``Singleton``, ``Resource`` or ``Object``, or one
+            of these keeps a unit that was made for it.
     """
     name = name or container.parent_name
     for key, declared in cast("dict[str, Any]", container.providers).items():
         if isinstance(declared, _CONTAINER):
             check_units(declared.container, f"{name}.{key}")
-        provider: Any = declared.last_overriding or declared
-        made: Any = provider.provides if isinstance(provider, _SHARED) else None
-        if issubclass(made if isinstance(made, type) else type(made), UnitOfWork | AsyncUnitOfWork):
-            problem = f"it is a providers.{type(provider).__name__}, and a unit serves one use case at a time"
-            raise DefinitionError(f"{name}.{key}", problem, "Make it a providers.Factory: a unit is a cheap handle.")
+        else:
+            _check_provider(declared, f"{name}.{key}")
+
+
+def _check_provider(declared: Any, name: str) -> None:
+    parts = list(_walk(declared, lambda provider: True))
+    for part in parts:
+        kept = next(filter(_makes_unit, _walk(part, _passes_on)), None) if isinstance(part, _SHARED) else None
+        if kept is None:
+            continue
+        kind = f"providers.{type(part).__name__}"
+        which = f"it is a {kind}" if part is parts[0] else f"it takes a {kind} of {_made(part).__name__}"
+        hint = "Make it a providers.Factory: a unit is a cheap handle."
+        if kept is not part:
+            which += f" that keeps the unit {_made(kept).__name__}"
+            hint = "Make it a providers.Factory, or let it take the .provider of the unit and make one a use case."
+        raise DefinitionError(name, f"{which}, and a unit serves one use case at a time", hint)
+
+
+def _walk(provider: Any, enter: Callable[[Any], bool]) -> Iterator[Any]:
+    """Yield *provider* and what it is made of, as it is overridden, each once."""
+    found: dict[int, Any] = {}
+    waiting = [provider]
+    while waiting:
+        provider = waiting.pop()
+        provider = provider.last_overriding or provider
+        if id(provider) not in found:
+            found[id(provider)] = provider
+            yield provider
+            waiting.extend(provider.related if enter(provider) else ())
+
+
+def _passes_on(provider: Any) -> bool:
+    """Tell whether what *provider* makes keeps what it is given: a function may have used it up."""
+    return isinstance(getattr(provider, "provides", object), type)
+
+
+def _makes_unit(provider: Any) -> bool:
+    return issubclass(_made(provider), UnitOfWork | AsyncUnitOfWork)
+
+
+def _made(provider: Any) -> type:
+    """Return the class of what *provider* makes, object if that is not known."""
+    provides: object = getattr(provider, "provides", None)
+    if isinstance(provider, providers.Object):
+        return type(provides)
+    if inspect.isfunction(provides):
+        with suppress(Exception):  # a name that only type checkers import, say
+            provides = get_type_hints(provides).get("return")
+    return provides if isinstance(provides, type) else object

@@ -13,7 +13,7 @@ from sqlalchemy.util.concurrency import in_greenlet
 from uow import AsyncUnitOfWork, Steps, directly, finish, inside
 from uow.errors import ConfigurationError
 
-from ._unit import SqlAlchemyUnitOfWork
+from ._unit import SqlAlchemyUnitOfWork, check_replica
 
 __all__ = ["AsyncSqlAlchemyUnitOfWork"]
 
@@ -64,6 +64,8 @@ class AsyncSqlAlchemyUnitOfWork(AsyncUnitOfWork):
         self, bind: AsyncEngine | async_sessionmaker[Any], *, replica: AsyncEngine | None = None, **options: Any
     ) -> None:
         self._session_class, core_bind = _take_apart(bind)
+        if replica is not None:
+            check_replica(replica, AsyncEngine, "create_async_engine")
         super().__init__(core_bind, replica=replica and replica.sync_engine, **options)
 
     @property
@@ -96,6 +98,10 @@ def _take_apart(bind: Any) -> tuple[type[AsyncSession], Any]:
     arguments = dict(factory.kw)
     engine = arguments.get("bind")
     made = arguments.pop("sync_session_class", factory.class_.sync_session_class)
-    if isinstance(engine, AsyncEngine):
-        arguments["bind"] = engine.sync_engine
+    if not isinstance(engine, AsyncEngine):
+        raise ConfigurationError(
+            "the async_sessionmaker is not bound to an asynchronous engine",
+            "Bind it to one: async_sessionmaker(create_async_engine(...)).",
+        )
+    arguments["bind"] = engine.sync_engine
     return factory.class_, sessionmaker(class_=made, **arguments)

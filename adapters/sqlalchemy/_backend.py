@@ -3,19 +3,24 @@ What a database needs around a transaction, and where one is like the other.
 """
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from uow import Options
 from uow.errors import CommitOutcomeUnknown, ConfigurationError, ConnectionLost
 
 from ._errors import translate, translate_connect
 
-__all__ = ["Backend", "gone_error", "raw_of"]
+__all__ = ["Backend", "driver_of", "gone_error", "raw_of"]
+
+_UNDO = "uow_undo"
+"""In the ``info`` of a pooled connection: what undoes what a unit has set on it."""
 
 _AUTOCOMMIT = ConfigurationError(
     "the engine is in AUTOCOMMIT, so there would be no transaction to roll back",
@@ -32,6 +37,7 @@ class Backend:
         self.dialect = engine.dialect.name
         # Weak on both sides: an open unit that nobody uses any more must be collected, and say so.
         self.listening: weakref.WeakKeyDictionary[Connection, weakref.ref[Any]] = weakref.WeakKeyDictionary()
+        self.touched: weakref.WeakSet[Connection] = weakref.WeakSet()
         on_connect = getattr(engine.dialect, "_on_connect_isolation_level", None)
         for level in (on_connect, engine.get_execution_options().get("isolation_level")):
             if level == "AUTOCOMMIT":
@@ -39,6 +45,7 @@ class Backend:
         event.listen(engine, "handle_error", self._translate)
         event.listen(engine, "after_cursor_execute", self._after_statement)
         event.listen(engine, "commit", self._before_commit)
+        event.listen(engine, "checkin", _checked_in)  # once for a pool, whichever engines share it
 
     def check(self, options: Options) -> None:
         """
@@ -90,6 +97,8 @@ class Backend:
         """
         if not connection.in_transaction():
             raise gone_error(self.dialect)
+        if connection.invalidated:
+            raise ConnectionLost("the connection was thrown away")
 
     def gone(self, raw: Any) -> bool:
         """Tell whether the driver knows that its connection is in no transaction."""
@@ -101,7 +110,18 @@ class Backend:
     def release(self, connection: Connection) -> None:
         """Give the connection back."""
         self.listening.pop(connection, None)
+        if connection in self.touched and not connection.closed and not connection.invalidated:
+            connection.info.pop(_UNDO, None)
         connection.close()
+
+    def touch(self, connection: Connection, undo: Callable[[ConnectionPoolEntry], None] | None = None) -> None:
+        """
+        Say, before something is set, how to *undo* it if the connection goes back to its pool past `release`.
+
+        By default it is thrown away then.
+        """
+        self.touched.add(connection)
+        connection.info[_UNDO] = undo or _throw_away
 
     def _listener(self, connection: Connection | None) -> Any:
         reference = None if connection is None else self.listening.get(connection)
@@ -131,8 +151,24 @@ class Backend:
         return error
 
 
+def _throw_away(entry: ConnectionPoolEntry) -> None:
+    entry.invalidate()
+
+
+def _checked_in(raw: object, entry: ConnectionPoolEntry) -> None:
+    """Undo what a unit had set, if its user closed the connection, or nobody uses the unit any more."""
+    undo = entry.info.pop(_UNDO, None)
+    if undo is not None:
+        undo(entry)
+
+
 def raw_of(connection: Connection) -> Any:
     return connection.connection.dbapi_connection
+
+
+def driver_of(connection: Connection) -> Any:
+    """Return the driver's own connection, without SQLAlchemy's adapter for an asynchronous one; detached ones too."""
+    return connection.dialect.get_driver_connection(raw_of(connection))
 
 
 def gone_error(dialect: str) -> CommitOutcomeUnknown:

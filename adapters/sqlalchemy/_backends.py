@@ -11,7 +11,7 @@ from ._mariadb import MariaDb
 from ._postgresql import PostgreSql
 from ._sqlite import Sqlite
 
-__all__ = ["backend_of"]
+__all__ = ["backend_of", "serve"]
 
 _BACKENDS: dict[str, type[Backend]] = {
     "postgresql": PostgreSql,
@@ -33,3 +33,10 @@ def backend_of(engine: Engine) -> Backend:
     if backend is None:
         backend = _known[engine] = _BACKENDS.get(engine.dialect.name, Backend)(engine)
     return backend
+
+
+def serve(engine: Engine, backend: Backend) -> None:
+    """
+    Let units on *engine* stand on *backend* instead of the one that its dialect has.
+    """
+    _known[engine] = backend

@@ -10,9 +10,9 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 
 from uow import Options
-from uow.errors import ConfigurationError, ConnectionLost
+from uow.errors import ConfigurationError
 
-from ._backend import Backend, gone_error
+from ._backend import Backend, driver_of, gone_error
 
 __all__ = ["MariaDb"]
 
@@ -58,14 +58,13 @@ class MariaDb(Backend):
         """
         if variables := _variables(options):
             changes = (f"@uow_{name} = @@SESSION.{name}, SESSION {name} = {value}" for name, value in variables.items())
+            self.touch(connection)
             _set(connection, changes)
             self.changed[connection] = variables
 
     def confirm(self, connection: Connection, *, wrote: bool) -> None:
         """Look at the status that the server sent with its last answer; ask only if that says no."""
         super().confirm(connection, wrote=wrote)
-        if connection.invalidated:
-            raise ConnectionLost("the connection was thrown away")
         if wrote and not _in_transaction(connection):
             # Drivers do not look at the status behind rows, as of INSERT … RETURNING.
             connection.exec_driver_sql("DO 0")
@@ -122,5 +121,4 @@ def _variables(options: Options) -> dict[str, str]:
 
 
 def _in_transaction(connection: Connection) -> bool:
-    driver: Any = connection.connection.driver_connection
-    return bool(driver.server_status & _IN_TRANSACTION)
+    return bool(driver_of(connection).server_status & _IN_TRANSACTION)

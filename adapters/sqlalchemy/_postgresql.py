@@ -13,7 +13,7 @@ from sqlalchemy.util import await_only
 from uow import Options
 from uow.errors import ConfigurationError, DatabaseError
 
-from ._backend import Backend, gone_error, raw_of
+from ._backend import Backend, driver_of, gone_error, raw_of
 from ._errors import translate
 
 __all__ = ["PostgreSql"]
@@ -52,6 +52,7 @@ class PostgreSql(Backend):
         """Let the driver's BEGIN say what was asked for, which costs no statement."""
         super().prepare(connection, options)
         if options.isolation or options.read_only:
+            self.touch(connection)
             mode = self.modes[connection] = self.driver.mode(connection)
             level = self.driver.level(connection, options.isolation) if options.isolation else mode[0]
             mode = (level, options.read_only or mode[1], options.deferrable or mode[2])
@@ -143,7 +144,7 @@ class _Psycopg:
         return name
 
     def commit(self, connection: Connection) -> str | None:
-        answer = _own(connection).execute("COMMIT")
+        answer = driver_of(connection).execute("COMMIT")
         cursor = await_only(answer) if connection.dialect.is_async else answer
         tag: str | None = cursor.statusmessage
         return tag
@@ -152,7 +153,7 @@ class _Psycopg:
         return connection.dialect.loaded_dbapi.IsolationLevel[name.replace(" ", "_")]
 
     def mode(self, connection: Connection) -> Mode:
-        own = _own(connection)
+        own = driver_of(connection)
         return own.isolation_level, own.read_only, own.deferrable
 
     def set_mode(self, connection: Connection, mode: Mode) -> None:
@@ -178,7 +179,7 @@ class _Asyncpg:
         # execute() of its connection, whose class can be chosen: ours keeps what that returned. Connections that were
         # made before the engine served a unit, or in a way of the user's, have another class: there the server is
         # asked first, and refuses if the transaction failed.
-        raw, own = raw_of(connection), _own(connection)
+        raw, own = raw_of(connection), driver_of(connection)
         if type(own) is not self.recording:  # its isinstance() is true of any connection
             raw.cursor().execute("SELECT")
             raw.commit()
@@ -202,11 +203,6 @@ class _Asyncpg:
 
 
 _DRIVERS: dict[str, type[_Driver]] = {"psycopg": _Psycopg, "asyncpg": _Asyncpg}
-
-
-def _own(connection: Connection) -> Any:
-    """Return the driver's own connection, without SQLAlchemy's adapter for an asynchronous one."""
-    return connection.connection.driver_connection
 
 
 def _record_tags(dialect: Any, record: object, arguments: object, options: dict[str, Any]) -> None:

@@ -6,19 +6,19 @@ import math
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from attrs import Factory, frozen
 from sqlalchemy import Connection, Engine
 from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import PendingRollbackError
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
 from sqlalchemy.util import await_
 
 from uow import Options
 from uow.errors import ConfigurationError
 
-from ._backend import Backend, gone_error
+from ._backend import Backend, driver_of, gone_error
 from ._errors import translate
 
 __all__ = ["Sqlite"]
@@ -87,6 +87,7 @@ class Sqlite(Backend):
         if before is None:
             raise _SHARED
         self.taken[connection] = before
+        self.touch(connection, partial(_put_back, before=before))
         if not connection.info.get("uow_foreign_keys"):
             _call(connection, _set, "foreign_keys", 1)
             connection.info["uow_foreign_keys"] = True
@@ -96,7 +97,7 @@ class Sqlite(Backend):
 
     def begin(self, connection: Connection, options: Options) -> None:
         """Take the write lock at once: a later upgrade could fail with SQLITE_BUSY after work was done."""
-        if not _driver(connection).in_transaction:
+        if not driver_of(connection).in_transaction:
             connection.exec_driver_sql("BEGIN" if options.read_only else "BEGIN IMMEDIATE")
         if options.read_only:
             self.taken[connection].pragmas["query_only"] = _call(connection, _set, "query_only", 1)
@@ -105,8 +106,8 @@ class Sqlite(Backend):
         """Ask the library, which is in this process; aiosqlite answers for a closed connection with a ValueError."""
         super().confirm(connection, wrote=wrote)
         try:
-            in_transaction = _driver(connection).in_transaction
-        except (connection.dialect.loaded_dbapi.Error, ValueError, PendingRollbackError) as error:
+            in_transaction = driver_of(connection).in_transaction
+        except (connection.dialect.loaded_dbapi.Error, ValueError) as error:
             raise translate(error, self.dialect, disconnect=True) from error
         if not in_transaction:
             raise gone_error("sqlite")
@@ -129,20 +130,22 @@ class Sqlite(Backend):
         return super()._translate(context)
 
 
-def _driver(connection: Connection) -> Any:
-    return connection.connection.driver_connection
+def _put_back(entry: ConnectionPoolEntry, before: _Before) -> None:
+    """Undo without throwing the connection away, with which a database in memory would go."""
+    with suppress(Exception):
+        _call(entry, _give_back, before)
 
 
-def _call(connection: Connection, function: Callable[..., R], *args: object) -> R:
+def _call(owner: Connection | ConnectionPoolEntry, function: Callable[..., R], *args: object) -> R:
     """Call *function* with sqlite3's connection, in its thread if it has one; throw it away where that fails."""
-    driver = _driver(connection)
+    driver: Any = driver_of(owner) if isinstance(owner, Connection) else owner.driver_connection
     try:
-        if connection.dialect.is_async:
+        if hasattr(driver, "_execute"):
             result: R = await_(driver._execute(function, driver._conn, *args))
             return result
         return function(driver, *args)
     except BaseException:
-        connection.invalidate()
+        owner.invalidate()
         raise
 
 

@@ -32,8 +32,8 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         options: What every unit takes: see `UnitOfWork`.
 
     Raises:
-        ConfigurationError: The engine is in AUTOCOMMIT, or the ``sessionmaker`` is not for one engine, or the database
-            cannot do what the options ask for.
+        ConfigurationError: An engine is none or in AUTOCOMMIT, or the ``sessionmaker`` is not for one engine, or the
+            database cannot do what the options ask for.
     """
 
     def __init__(self, bind: Engine | sessionmaker[Any], *, replica: Engine | None = None, **options: Any) -> None:
@@ -41,6 +41,9 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         engine, base, arguments = _take_apart(bind)
         self._primary = engine
         self._replica = replica
+        if replica is not None:
+            check_replica(replica, Engine, "create_engine")
+            backend_of(replica)
         self._session_class: type[UnitSession] = session_class(base)
         self._session_arguments = arguments
         self._check(self._settings.options)
@@ -76,6 +79,12 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
         return self._session_class(
             expire_on_commit=False, join_transaction_mode="control_fully", **self._session_arguments
         )
+
+
+def check_replica(replica: object, kind: type, function: str) -> None:
+    """Raise unless *replica* is an engine of that kind."""
+    if not isinstance(replica, kind):
+        raise ConfigurationError(f"the replica {replica!r} is no {kind.__name__}", f"Pass {function}(...).")
 
 
 def _take_apart(bind: Any) -> tuple[Engine, type[Session], dict[str, Any]]:

@@ -8,20 +8,23 @@ come too late for that: FastAPI runs it when the response was sent.
 The paths are there twice, over the same services: as functions, which FastAPI runs in threads, and as coroutines.
 """
 
+import logging
 from typing import Annotated
 
 from dependency_injector.ext.starlette import Lifespan
 from dependency_injector.wiring import Provide, inject
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Path, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from uow.errors import (
+    AfterCommitFailed,
     CommitOutcomeUnknown,
     ConnectionLost,
     ConnectionUnavailable,
     DatabaseError,
     EntityNotFound,
+    IntegrityViolation,
     StatementTimeout,
     UnitOfWorkError,
     UnitOfWorkRolledBack,
@@ -50,7 +53,11 @@ __all__ = [
     "transfer_money_async",
 ]
 
-Name = Annotated[str, Field(pattern=r"^[\w.-]{1,40}$")]
+_log = logging.getLogger(__name__)
+
+_NAME = r"^[\w.-]{1,40}$"
+Name = Annotated[str, Field(pattern=_NAME)]
+PathName = Annotated[str, Path(pattern=_NAME)]
 
 
 class NewAccount(BaseModel):
@@ -106,7 +113,7 @@ def transfer_money(new: NewTransfer, bank: TheBank, teller: TheTeller) -> NewTra
 
 @router.get("/accounts/{number}")
 @inject
-def read_balance(number: str, bank: TheBank, teller: TheTeller) -> Balance:
+def read_balance(number: PathName, bank: TheBank, teller: TheTeller) -> Balance:
     """Read what an account holds."""
     return Balance(number=number, balance=bank.run(teller.balance, number))
 
@@ -136,7 +143,7 @@ async def transfer_money_async(new: NewTransfer, bank: TheAsyncBank, teller: The
 
 @async_router.get("/accounts/{number}")
 @inject
-async def read_balance_async(number: str, bank: TheAsyncBank, teller: TheAsyncTeller) -> Balance:
+async def read_balance_async(number: PathName, bank: TheAsyncBank, teller: TheAsyncTeller) -> Balance:
     """Read what an account holds."""
     return Balance(number=number, balance=await bank.run(teller.balance, number))
 
@@ -150,7 +157,11 @@ def show_refusal(request: Request, error: Exception) -> JSONResponse:
 
 
 def show_failure(request: Request, error: Exception) -> JSONResponse:
-    """Tell what became of the work; what the database said stays inside, for it quotes data."""
+    """
+    Tell what became of the work; what the database said stays inside, for it quotes data.
+
+    A constraint, and what may go well another time, is a matter of the client. All else is a fault of this server.
+    """
     match error.__cause__ if isinstance(error, UnitOfWorkRolledBack) else error:
         case EntityNotFound() as missing:
             return _problem(404, "Not found", f"There is no {missing.entity.__name__} {missing.key!r}.")
@@ -158,7 +169,10 @@ def show_failure(request: Request, error: Exception) -> JSONResponse:
             return _problem(503, "Outcome unknown", "The work may be done or not. Read before you send it again.")
         case (ConnectionLost() | ConnectionUnavailable() | StatementTimeout()) as failure:
             return _problem(503, "Unavailable", f"{failure.headline}; nothing was done. Try again later.")
-        case DatabaseError() as failure:
+        case AfterCommitFailed() as failed:
+            _log.error("what follows a commit failed", exc_info=failed)
+            return _problem(500, "Done", "The work is done, but what follows it failed. Do not send it again.")
+        case (IntegrityViolation() | DatabaseError(transient=True)) as failure:
             return _problem(409, "Conflict", f"{failure.headline}; nothing was done.")
         case _:
             raise error

@@ -109,7 +109,7 @@ def test_our_errors_are_shown_as_they_are(install: Install, main: Main) -> None:
 
     install(fail=fail, say=say)
 
-    expected = "Cannot run a unit of work: the sky is down. Wait.\nSet UOW_TRACEBACK=1 to see where it comes from.\n"
+    expected = "Wrong configuration: the sky is down. Wait.\nSet UOW_TRACEBACK=1 to see where it comes from.\n"
 
     assert (1, "", expected) == main("fail")
 

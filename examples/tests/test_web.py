@@ -23,6 +23,7 @@ from uow import Retry
 from uow.errors import (
     CommitOutcomeUnknown,
     ConnectionLost,
+    DatabaseError,
     Deadlock,
     LockTimeout,
     SerializationFailure,
@@ -235,6 +236,13 @@ def test_what_never_reaches_the_bank(client: httpx.Client) -> None:
     assert 422 == move(client, "P 1", "ann", "bob", 1).status_code
 
 
+@pytest.mark.parametrize("number", ["%00", "ann%20", "x" * 3000])
+def test_what_is_no_number_of_an_account(client: httpx.Client, number: str) -> None:
+    """A path is looked at like a body is: the database need not cope with what can be no number."""
+    assert 422 == client.get(f"/accounts/{number}").status_code
+    assert 404 == client.get("/accounts/zoe").status_code
+
+
 # -------------------------------------------------------------------------------------------------- a commit that fails
 
 
@@ -354,6 +362,57 @@ def test_a_bug_is_no_problem_of_the_client(client: httpx.Client, container: Bank
 
     assert 500 == move(client, "P-1", "ann", "bob", 1).status_code
     assert ["D-1"] == references(other)
+
+
+@pytest.mark.parametrize("table", ["demo_accounts", "demo_transfers"])
+def test_a_table_that_is_missing(client: httpx.Client, other: Engine, table: str) -> None:
+    """A database that is not what the application takes it for is a fault of the server, and no conflict."""
+    with other.begin() as connection:
+        connection.execute(text(f"ALTER TABLE {table} RENAME TO demo_gone"))
+
+    assert 500 == move(client, "P-1", "ann", "bob", 1).status_code
+
+    with other.begin() as connection:
+        connection.execute(text(f"ALTER TABLE demo_gone RENAME TO {table}"))
+
+    assert ["D-1"] == references(other)
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_fault_that_only_the_commit_meets(client: httpx.Client, container: Bank, other: Engine) -> None:
+    """What the database refused for a reason that is not known is no problem of the client either."""
+
+    @container.handlers().before_commit(MoneyMoved)
+    def fail(event: MoneyMoved, uow: port.Bank) -> None:
+        raise DatabaseError("secret")
+
+    response = move(client, "P-1", "ann", "bob", 1)
+
+    assert 500 == response.status_code
+    assert "secret" not in response.text
+    assert ["D-1"] == references(other)
+
+
+def test_what_fails_after_the_commit(
+    client: httpx.Client, container: Bank, other: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The work is done, and the client is told so; what failed is in the log, and not in the answer."""
+
+    @container.handlers().after_commit(MoneyMoved)
+    def fail(event: MoneyMoved) -> None:
+        raise RuntimeError("secret")
+
+    response = move(client, "P-1", "ann", "bob", 1)
+
+    assert {
+        "title": "Done",
+        "status": 500,
+        "detail": "The work is done, but what follows it failed. Do not send it again.",
+    } == response.json()
+    assert (500, PROBLEM) == (response.status_code, response.headers["content-type"])
+    assert ["D-1", "P-1"] == references(other)
+    assert "RuntimeError: secret" in caplog.text
+    assert 409 == move(client, "P-1", "ann", "bob", 1).status_code
 
 
 # ----------------------------------------------------------------------------------------------------------- the server

@@ -363,7 +363,7 @@ def test_a_configuration_that_makes_no_engine(values: dict[str, Any], problem: s
     with pytest.raises(ConfigurationError) as caught:
         container.bank()
 
-    assert f"{caught.value}".startswith(f"Cannot run a unit of work: {problem}")
+    assert f"{caught.value}".startswith(f"Wrong configuration: {problem}")
     assert "secret" not in "".join(traceback.format_exception(caught.value))
     assert not container.engine.initialized
 
@@ -429,6 +429,138 @@ def test_a_unit_that_is_shared_in_a_container_inside() -> None:
         check_units(Outer())
     with pytest.raises(DefinitionError, match=r"the bank\.inner\.bank: it is"):
         check_units(Outer(), "the bank")
+
+
+ENGINE = SqlAlchemyContainer.engine
+SHARED_HINT = ", and a unit serves one use case at a time. Make it a providers.Factory: a unit is a cheap handle."
+KEPT_HINT = (
+    ", and a unit serves one use case at a time. "
+    "Make it a providers.Factory, or let it take the .provider of the unit and make one a use case."
+)
+
+
+def make_bank(engine: Any) -> SqlBank:
+    return SqlBank(engine)
+
+
+def count(bank: Bank) -> int:
+    return bank.run(bank.accounts.count)
+
+
+def make_ledger(uow: "NotImported") -> "NotImported":  # type: ignore[name-defined]  # noqa: F821
+    return Ledger(uow)
+
+
+class Counter:
+    """Takes what makes units, and no unit."""
+
+    def __init__(self, make: Any) -> None:
+        self.make = make
+
+
+@pytest.mark.parametrize(
+    ("provider", "problem"),
+    [
+        (providers.Singleton(make_bank, ENGINE), "it is a providers.Singleton" + SHARED_HINT),
+        (
+            providers.Selector(providers.Object("a"), a=providers.Singleton(SqlBank, ENGINE)),
+            "it takes a providers.Singleton of SqlBank" + SHARED_HINT,
+        ),
+        (
+            providers.Callable(count, providers.Singleton(SqlBank, ENGINE)),
+            "it takes a providers.Singleton of SqlBank" + SHARED_HINT,
+        ),
+        (
+            providers.Factory(Ledger, uow=providers.Object(FakeBank())),
+            "it takes a providers.Object of FakeBank" + SHARED_HINT,
+        ),
+        (
+            providers.Factory(Counter, providers.Singleton(FakeBank).provider),
+            "it takes a providers.Singleton of FakeBank" + SHARED_HINT,
+        ),
+        (
+            providers.Singleton(Ledger, uow=providers.Factory(SqlBank, ENGINE)),
+            "it is a providers.Singleton that keeps the unit SqlBank" + KEPT_HINT,
+        ),
+        (
+            providers.Factory(Counter, providers.Singleton(Ledger, uow=providers.Factory(make_bank, ENGINE))),
+            "it takes a providers.Singleton of Ledger that keeps the unit SqlBank" + KEPT_HINT,
+        ),
+        (
+            providers.Singleton(Counter, providers.List(providers.Factory(Ledger, uow=providers.Factory(FakeBank)))),
+            "it is a providers.Singleton that keeps the unit FakeBank" + KEPT_HINT,
+        ),
+        (
+            providers.ThreadSafeSingleton(Counter, providers.Factory(AsyncSqlBank)),
+            "it is a providers.ThreadSafeSingleton that keeps the unit AsyncSqlBank" + KEPT_HINT,
+        ),
+    ],
+)
+def test_a_unit_that_is_shared_by_what_takes_it(provider: providers.Provider[Any], problem: str) -> None:
+    """A unit is found wherever it stands among what a provider is made of, and in what is made once and keeps it."""
+
+    class Sharing(SqlAlchemyContainer):
+        service = provider
+
+    with pytest.raises(DefinitionError) as caught:
+        Sharing()
+
+    assert f"Cannot define Sharing.service: {problem}" == f"{caught.value}"
+
+
+@pytest.mark.parametrize(
+    "provider",
+    [
+        providers.Factory(Ledger, uow=providers.Factory(make_bank, ENGINE)),
+        providers.Singleton(Counter, providers.Factory(SqlBank, ENGINE).provider),
+        providers.Singleton(Counter, providers.Callable(count, providers.Factory(FakeBank))),
+        providers.Singleton(count, providers.Factory(FakeBank)),
+        providers.Singleton(make_ledger, providers.Factory(FakeBank)),
+        providers.Resource(count, providers.Factory(FakeBank)),
+        providers.Singleton(Counter, providers.Factory(FakeBank).provided.state),
+        providers.Object(SqlBank),
+        providers.Dependency(instance_of=FakeBank),
+    ],
+)
+def test_what_shares_no_unit(provider: providers.Provider[Any]) -> None:
+    """What takes a provider of units may be made once, and so may what a function makes of a unit."""
+
+    class Sharing(SqlAlchemyContainer):
+        service = provider
+
+    assert isinstance(Sharing(), containers.Container)
+
+
+def test_a_unit_that_is_shared_no_more() -> None:
+    """What is overridden is not what runs, neither in the container nor in what takes it."""
+
+    class Sharing(containers.DeclarativeContainer):
+        bank = providers.Singleton(FakeBank)
+        ledger = providers.Factory(Ledger, uow=bank)
+
+    check_units(Sharing(bank=providers.Factory(FakeBank)))
+
+
+def test_providers_that_take_each_other() -> None:
+    """A circle of providers is gone round once."""
+    first: Any = providers.Factory(Counter)
+    second = providers.Factory(Counter, first.provider)
+    first.add_args(second.provider)
+
+    class Circular(SqlAlchemyContainer):
+        service = first
+
+    assert isinstance(Circular(), containers.Container)
+
+
+def test_an_override_that_came_later() -> None:
+    """It is found when the instance is checked again."""
+    container = Container()
+    with (
+        container.bank.override(providers.Singleton(FakeBank)),
+        pytest.raises(DefinitionError, match=r"Container\.bank: it is a providers\.Singleton,"),
+    ):
+        check_units(container)
 
 
 @pytest.mark.parametrize("library", ["dependency_injector", "sqlalchemy"])

@@ -239,7 +239,7 @@ def test_what_mariadb_cannot_do(engine: Engine, options: dict[str, Any], message
     with pytest.raises(ConfigurationError) as raised:
         SqlBank(engine, **options)
 
-    assert f"Cannot run a unit of work: {message}" == str(raised.value)
+    assert f"Wrong configuration: {message}" == str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -337,7 +337,7 @@ def test_a_driver_that_cannot_serve() -> None:
         SqlBank(engine)
 
     assert (
-        "Cannot run a unit of work: the answer to COMMIT cannot be looked at with the driver pg8000. "
+        "Wrong configuration: the answer to COMMIT cannot be looked at with the driver pg8000. "
         "Use postgresql+psycopg or postgresql+asyncpg."
     ) == str(caught.value)
 

@@ -102,7 +102,7 @@ def test_a_level_that_is_not_known(drive: Drive, level: str) -> None:
             SqlBank(engine, isolation=level)
 
         assert (
-            f"Cannot run a unit of work: PostgreSQL has no isolation level '{level}'. "
+            f"Wrong configuration: PostgreSQL has no isolation level '{level}'. "
             "Use one of READ UNCOMMITTED, READ COMMITTED, REPEATABLE READ, SERIALIZABLE."
         ) == str(caught.value)
 

@@ -157,7 +157,7 @@ def test_what_sqlite_cannot_do(engine: Engine, options: dict[str, Any], message:
     with pytest.raises(ConfigurationError) as raised:
         SqlBank(engine, **options)
 
-    assert f"Cannot run a unit of work: {message}" == str(raised.value)
+    assert f"Wrong configuration: {message}" == str(raised.value)
 
 
 def test_an_interrupted_statement() -> None:
