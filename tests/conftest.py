@@ -2,12 +2,12 @@
 The databases that the tests run on; each starts with the first test that asks for it.
 """
 
-from collections.abc import Iterator
-
 import pytest
 from sqlalchemy import URL
 
-from uow.testing._databases import DATABASES, open_database, required_databases
+from uow.testing._databases import DATABASES, required_databases
+
+pytest_plugins = ["pytester"]
 
 
 def pytest_configure() -> None:
@@ -16,24 +16,21 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture(scope="session")
-def sqlite_url() -> Iterator[URL]:
+def sqlite_url(uow_sqlite_url: URL) -> URL:
     """An SQLite file."""
-    with open_database("sqlite") as url:
-        yield url
+    return uow_sqlite_url
 
 
 @pytest.fixture(scope="session")
-def postgresql_url() -> Iterator[URL]:
+def postgresql_url(uow_postgresql_url: URL) -> URL:
     """A PostgreSQL database of this run."""
-    with open_database("postgresql") as url:
-        yield url
+    return uow_postgresql_url
 
 
 @pytest.fixture(scope="session")
-def mariadb_url() -> Iterator[URL]:
+def mariadb_url(uow_mariadb_url: URL) -> URL:
     """A MariaDB database of this run."""
-    with open_database("mariadb") as url:
-        yield url
+    return uow_mariadb_url
 
 
 @pytest.fixture(scope="session", params=sorted(DATABASES))
