@@ -61,17 +61,6 @@ __all__ = [
     "WrongTask",
 ]
 
-for _domain_error in (
-    EntityNotFound,
-    InvalidArgument,
-    Misuse,
-    MultipleEntitiesFound,
-    OutsideUnitOfWork,
-    SpecificationError,
-    UnitOfWorkError,
-):
-    _domain_error.__module__ = __name__  # where users find them, and tracebacks name them
-
 
 # ----------------------------------------------------------------------------------------------- the unit, used wrongly
 
@@ -452,3 +441,7 @@ class ConnectionUnavailable(DatabaseError):
 
     is_dooming = True
     headline = "No connection could be had"
+
+
+for _name in __all__:  # those of the domain too: tracebacks name the place where users find them
+    globals()[_name].__module__ = __name__

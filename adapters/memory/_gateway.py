@@ -5,43 +5,19 @@ The primitives of a repository, in memory.
 import heapq
 import itertools
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from uow.domain import Expression, Lock, Query, equalities, matches, ordered
 from uow.errors import UnmappedEntity
 
-from ._store import Key, Store, Values
+from ._graph import Unit
+from ._tables import Key, Values
 from ._tracking import Shape
-from ._views import Record, View
+from ._views import Record
 
 __all__ = ["FakeGateway"]
 
 E = TypeVar("E")
-
-
-class Unit(Protocol):
-    """
-    What a gateway needs of its unit.
-    """
-
-    store: Store
-
-    @property
-    def view(self) -> View:
-        """What it sees of the store."""
-        ...
-
-    def load(self, entity: type, key: Key, *, anew: bool = False) -> Any | None:
-        """Return the entity with that key."""
-        ...
-
-    def add(self, entity: Any) -> None:
-        """Take a new entity in."""
-        ...
-
-    def remove(self, entity: Any) -> bool:
-        """Remove an entity; False if this unit knows none such."""
-        ...
 
 
 class FakeGateway(Generic[E]):
@@ -92,8 +68,19 @@ class FakeGateway(Generic[E]):
     def pages(self, where: Expression | None, size: int, after: E | None, /) -> Sequence[E]:
         """Return a page of entities in key order."""
         last: Any = None if after is None else tuple(getattr(after, name) for name in self.key)
-        keys: Any = (key for key, _ in self._matching(where) if last is None or key > last)
-        return self._load(heapq.nsmallest(size, keys))
+        view = self._unit.view
+        view.looked_for(self.entity, where)
+        narrowed = None if where is None else self._narrowed(where)
+        if narrowed is not None:
+            behind: list[Any] = [key for key, _ in narrowed if last is None or key > last]
+            return self._load(heapq.nsmallest(size, behind))
+        found: list[Key] = []
+        more = True
+        while more and len(found) < size:
+            keys, more = view.keys_after(self.entity, last, size)
+            found += [key for key in keys if self._matches(where, view.row(self.entity, key))]
+            last = keys[-1] if keys else last
+        return self._load(found[:size])
 
     def count(self, where: Expression | None, /) -> int:
         """Count the entities that match."""
@@ -114,12 +101,17 @@ class FakeGateway(Generic[E]):
 
     def _matching(self, where: Expression | None) -> list[tuple[Key, Values]]:
         self._unit.view.looked_for(self.entity, where)
-        if where is None:
-            return list(self._unit.view.rows(self.entity).items())
-        return [(key, values) for key, values in self._candidates(where) if matches(where, Record(values))]
+        narrowed = None if where is None else self._narrowed(where)
+        if narrowed is not None:
+            return narrowed
+        rows = self._unit.view.rows(self.entity).items()
+        return [(key, values) for key, values in rows if self._matches(where, values)]
 
-    def _candidates(self, where: Expression) -> list[tuple[Key, Values]]:
-        """Return the rows that can match: one or a few if *where* names a key or an indexed value, else all."""
+    def _matches(self, where: Expression | None, values: Values | None) -> bool:
+        return values is not None and (where is None or matches(where, Record(values)))
+
+    def _narrowed(self, where: Expression) -> list[tuple[Key, Values]] | None:
+        """Return the rows that match, if *where* names a key or an indexed value; otherwise all must be looked at."""
         equal, view = equalities(where), self._unit.view
         for columns in (self.key, *self._unit.store.table(self.entity).indexes):
             if not equal.keys() >= set(columns):
@@ -127,7 +119,8 @@ class FakeGateway(Generic[E]):
             value = tuple(equal[column] for column in columns)
             try:
                 keys = [value] if columns == self.key else list(view.find(self.entity, columns, value))
+                rows = [(key, view.row(self.entity, key)) for key in keys]
             except TypeError:  # a value that cannot be hashed is in no index
                 continue
-            return [(key, row) for key in keys if (row := view.row(self.entity, key)) is not None]
-        return list(view.rows(self.entity).items())
+            return [(key, row) for key, row in rows if row is not None and self._matches(where, row)]
+        return None

@@ -4,19 +4,23 @@ The entities of one unit in memory, and what they were like when the fake last l
 
 import copy
 import weakref
-from typing import Any
+from enum import Enum
+from types import FunctionType
+from typing import Any, cast
 
-from attrs import define
+from attrs import define, field
 
 from uow.domain import attributes_of, key_names_of, version_name_of
 from uow.errors import UnmappedEntity
 
-from ._store import Key, Values
+from ._relations import relations_of
+from ._tables import Key, Values
 
-__all__ = ["Shape", "Tracked", "attributes_in", "tracked_as"]
+__all__ = ["Shape", "Tracked", "alike", "attributes_in", "tracked_as"]
 
 _MARK = "_uow_tracked"
 _IMMUTABLE = frozenset({str, int, float, bool, bytes, type(None), complex})
+_ATOMS = (Enum, type, FunctionType)
 
 
 def attributes_in(entity: object) -> Values:
@@ -29,31 +33,38 @@ def freeze(value: Any) -> Any:
     return value if type(value) in _IMMUTABLE else copy.deepcopy(value)
 
 
-def alike(left: Any, right: Any) -> bool:
+def alike(left: Any, right: Any, _met: "set[tuple[int, int]] | None" = None) -> bool:
     """Tell whether two values are the same to a database; an entity inside an aggregate is what it holds."""
     kind: Any = left.__class__
-    if kind in _IMMUTABLE or kind is not right.__class__:
+    if kind in _IMMUTABLE or kind is not right.__class__ or isinstance(left, _ATOMS):
         return bool(left == right)
+    met = set[tuple[int, int]]() if _met is None else _met
+    if left is right or (id(left), id(right)) in met:  # a circle differs where it differs elsewhere
+        return True
+    met.add((id(left), id(right)))
     if issubclass(kind, (list, tuple)):
-        return len(left) == len(right) and all(map(alike, left, right))
+        return len(left) == len(right) and all(
+            alike(value, other, met) for value, other in zip(left, right, strict=True)
+        )
     if issubclass(kind, dict):
-        return left.keys() == right.keys() and all(alike(value, right[key]) for key, value in left.items())
-    if kind.__eq__ is object.__eq__ and hasattr(left, "__dict__"):
-        return alike(_held(left), _held(right))
+        return _alike_items(left, right, met)
+    if kind.__eq__ is object.__eq__:
+        return _alike_items(_held(left), _held(right), met)
     return bool(left == right)
 
 
+def _alike_items(left: dict[Any, Any], right: dict[Any, Any], met: set[tuple[int, int]]) -> bool:
+    return left.keys() == right.keys() and all(alike(value, right[key], met) for key, value in left.items())
+
+
 def _held(entity: object) -> Values:
-    return {name: value for name, value in attributes_in(entity).items() if not name.startswith(("_uow_", "_sa_"))}
-
-
-def _may_be_int(entity: type, name: str) -> bool:
-    """Tell whether the attribute is declared as an integer, or not at all."""
-    for base in entity.__mro__:
-        annotation = vars(base).get("__annotations__", {}).get(name)
-        if annotation is not None:
-            return "int" in (annotation if isinstance(annotation, str) else repr(annotation))
-    return True
+    """Return the attributes of *entity*, in its ``__dict__`` or in slots."""
+    state: Any = object.__getstate__(entity)
+    if isinstance(state, tuple):
+        in_dict, in_slots = cast("tuple[Values | None, Values]", state)
+        state = {**(in_dict or {}), **in_slots}
+    held: Values = state or {}
+    return {name: value for name, value in held.items() if not name.startswith(("_uow_", "_sa_"))}
 
 
 class Shape:
@@ -66,9 +77,7 @@ class Shape:
         self.attributes = attributes_of(entity)
         self.key = key_names_of(entity)
         self.version = version_name_of(entity)
-        mapper = getattr(entity, "__mapper__", None)
-        self.relationships: tuple[str, ...] = () if mapper is None else tuple(mapper.relationships.keys())
-        self.generated = len(self.key) == 1 and _may_be_int(entity, self.key[0])
+        self.relations, self._unkept = relations_of(entity)
 
     def make(self) -> Any:
         """Return an instance without calling ``__init__``, as a mapper does."""
@@ -87,11 +96,11 @@ class Shape:
 
     def demand_storable(self, attributes: Values) -> None:
         """Raise if *attributes* hold related entities, which a mapping would store and the fake would lose."""
-        for name in self.relationships:
+        for name in self._unkept:
             if attributes.get(name):
                 raise UnmappedEntity(
                     self.entity,
-                    f"{name!r} is a relationship and is not empty, and the fake stores only columns of mapped classes",
+                    f"{name!r} is not empty, and the fake keeps only relationships by equal columns of two tables",
                     "Test it on SQLite, or keep the mapping out of the tests that use the fake.",
                 )
 
@@ -122,7 +131,9 @@ class Tracked:
 
         removed: Whether it is to be removed, or was.
 
-        keep: The entity while it is new: nobody else may.
+        keep: The entity while it is new, or has relationships: nobody else may.
+
+        related: The entities in its relationships when these were last read or written.
     """
 
     shape: Shape
@@ -132,6 +143,7 @@ class Tracked:
     revision: int | None = None
     removed: bool = False
     keep: Any = None
+    related: dict[str, list[Any]] = field(factory=dict[str, list[Any]])
 
     @classmethod
     def of(cls, shape: Shape, entity: Any) -> "Tracked":
@@ -161,16 +173,18 @@ class Tracked:
         assert self.base is not None
         return self.shape.key_of(self.base)
 
+    def count(self, version: int | None) -> None:
+        """Let the entity have *version*, as if it had been read so."""
+        name = self.shape.version
+        assert name is not None
+        self.attributes[name] = version
+        self.base = None if self.base is None else {**self.base, name: version}
+
     @property
     def changed(self) -> bool:
         """Whether the entity differs from its base."""
         base, attributes = self.base, self.attributes
         return base is not None and not all(alike(attributes.get(name), value) for name, value in base.items())
-
-    @property
-    def forgotten(self) -> bool:
-        """Whether nobody uses the entity, and there is nothing to write."""
-        return self.reference() is None and not self.removed and not self.changed
 
 
 def tracked_as(entity: Any) -> Tracked | None:

@@ -10,10 +10,12 @@ from attrs import define, field
 from uow import Changes, Options, Watcher
 from uow.errors import ConnectionLost, SerializationFailure, StaleVersion, UniqueViolation
 
-from ._constraints import check_references, check_row
+from ._constraints import check_references, check_row, check_uniques, taken
 from ._gateway import FakeGateway
-from ._store import Key, Row, Store, Values
-from ._tracking import Shape, Tracked, attributes_in, tracked_as
+from ._graph import Graph
+from ._store import Store
+from ._tables import ForeignKey, Key, Row, Table, Values, pick
+from ._tracking import Shape, Tracked, alike, attributes_in, tracked_as
 from ._views import LEVELS, Layer, Name, View
 
 __all__ = ["FakeTransaction"]
@@ -34,6 +36,8 @@ class Level:
         touched: The entities written or removed, with their base and whether they were removed before.
 
         written: The rows written, with what this unit had written there before; `...` for nothing.
+
+        related: The entities whose relationships were written, with what was in these before.
     """
 
     nested: bool = True
@@ -43,6 +47,9 @@ class Level:
         factory=dict[int, "tuple[Tracked, Values | None, bool]"]
     )
     written: dict[Name, Any] = field(factory=dict[Name, Any])
+    related: dict[int, tuple[Tracked, dict[str, list[Any]]]] = field(
+        factory=dict[int, tuple[Tracked, dict[str, list[Any]]]]
+    )
 
     def touch(self, tracked: Tracked) -> None:
         """Remember what *tracked* was like when this scope first touched it."""
@@ -58,6 +65,8 @@ class Level:
             return
         for name, before in self.written.items():
             parent.written.setdefault(name, before)
+        for number, related in self.related.items():
+            parent.related.setdefault(number, related)
 
 
 class FakeTransaction:
@@ -79,6 +88,9 @@ class FakeTransaction:
         self._now = self._view = View(store, self._own)
         self._seen: dict[Name, int | None] = {}
         self._shapes: dict[type, Shape] = {}
+        self._versions: dict[int, tuple[Tracked, int | None]] = {}
+        self._written: dict[Name, Values | None] = {}
+        self._graph = Graph(self)
 
     def watch(self, watcher: Watcher, /) -> None:
         """Remember whom to tell; from now on the store knows of this unit."""
@@ -87,7 +99,7 @@ class FakeTransaction:
 
     def gateway(self, entity: type[E], /) -> FakeGateway[E]:
         """Return the primitives of the repository of *entity*."""
-        self.store.table(entity)
+        self.store.table(entity).demand_read()
         return FakeGateway(entity, self._shape(entity), self)
 
     def _shape(self, entity: type) -> Shape:
@@ -101,6 +113,7 @@ class FakeTransaction:
     def view(self) -> View:
         """What this unit sees; the first look takes the snapshot, if its level has one."""
         if not self.begun:
+            self._answer("begin")
             self.begun = True
             self._view = LEVELS[self.isolation or "READ COMMITTED"](self.store, self._own)
         return self._view
@@ -120,9 +133,12 @@ class FakeTransaction:
             tracked = self._tracked[name] = Tracked.of(self._shape(entity), made)
             self._read(name, tracked, values)
             self.watcher.loaded(made)
-            return made
-        if anew:
+        elif anew:
             self._read(name, tracked, values)
+        else:
+            return tracked.entity
+        if tracked.shape.relations:
+            self._graph.fill(tracked)
         return tracked.entity
 
     def _read(self, name: Name, tracked: Tracked, values: Values) -> None:
@@ -144,7 +160,8 @@ class FakeTransaction:
                 known.removed = False
             else:
                 again = self._tracked[name] = Tracked.of(shape, entity)
-                again.base, again.revision = known.base, known.revision
+                again.base, again.revision, again.related = known.base, known.revision, dict(known.related)
+                again.keep = entity if shape.relations else None
                 self._seen[name] = known.revision
                 self.watcher.loaded(entity)
         elif id(entity) not in self._new:
@@ -153,6 +170,13 @@ class FakeTransaction:
             tracked.keep = entity
             self.levels[-1].added.append((weakref.ref(tracked), before))
             self.watcher.added(entity)
+
+    def knows(self, entity: Any) -> bool:
+        """Tell whether *entity* is in this unit, or was removed."""
+        known = tracked_as(entity)
+        if known is None or known.removed or id(entity) in self._new:
+            return known is not None
+        return known.base is not None and self._tracked.get((known.shape.entity, known.key)) is known
 
     def remove(self, entity: Any) -> bool:
         """Remove an entity; False if no unit knows it."""
@@ -165,97 +189,181 @@ class FakeTransaction:
         tracked = self._tracked[type(entity), known.key]
         self.levels[-1].touch(tracked)
         tracked.removed = True
+        self._graph.remove(tracked)
         return True
 
     def flush(self) -> None:
         """Write what is pending, each row checked against the constraints."""
         self._answer("flush")
-        self._tracked = {name: tracked for name, tracked in self._tracked.items() if not tracked.forgotten}
         for tracked in (*self._new.values(), *self._tracked.values()):
             tracked.shape.demand_storable(tracked.attributes)
-        changes = self.pending()
-        if not changes:
+        self._graph.gather(self._owners())
+        for tracked in self._new.values():
+            self._prepare(tracked)
+        self._graph.point(self._owners())
+        changed, removed = self._dirty()
+        if not (self._new or changed or removed):
             return
-        self.watcher.flushed(changes)
+        self.watcher.flushed(Changes(len(self._new), len(changed), len(removed)))
+        self._written = {}
         try:
-            check_references(self._now, self.view, self._write_all())
+            self._write_all(changed, removed)
+            check_references(self._now, self.view, self._written, deferred=False)
         except UniqueViolation:
             self.view.demand_valid()  # a unit that had looked before can try again, and will find what is there
             raise
+        self._settle()
 
-    def _write_all(self) -> list[Name]:
-        written: list[Name] = []
-        added = {(new.shape.entity, new.shape.key_of(new.attributes)) for new in self._new.values()}
-        for tracked in self._to_remove():
-            if (tracked.shape.entity, tracked.key) in added:
-                written.append(self._delete(tracked))
-        for number, tracked in list(self._new.items()):
-            written.append(self._insert(tracked))
-            del self._new[number]
-            tracked.keep = None
-        for tracked in [tracked for tracked in self._tracked.values() if tracked.changed and not tracked.removed]:
-            written += self._update(tracked)
-        for tracked in self._to_remove():
-            written.append(self._delete(tracked))
-        return written
+    def _owners(self) -> list[Tracked]:
+        """Return what has relationships."""
+        return [tracked for tracked in (*self._new.values(), *self._tracked.values()) if tracked.shape.relations]
+
+    def _settle(self) -> None:
+        """Take what is in the relationships now for written."""
+        level = self.levels[-1]
+        for tracked in self._owners():
+            now = {relation.name: relation.members(tracked.attributes) for relation in tracked.shape.relations}
+            if not _same(now, tracked.related):
+                if level.nested:
+                    level.related.setdefault(id(tracked), (tracked, tracked.related))
+                tracked.related = now
 
     def pending(self) -> Changes:
         """Count what is not written yet."""
-        changed = sum(tracked.changed and not tracked.removed for tracked in self._tracked.values())
-        return Changes(len(self._new), changed, len(self._to_remove()))
+        self._graph.gather(self._owners())
+        self._graph.point(self._owners())
+        changed, removed = self._dirty()
+        return Changes(len(self._new), len(changed), len(removed))
 
-    def _to_remove(self) -> list[Tracked]:
-        return [tracked for tracked in self._tracked.values() if tracked.removed and tracked.base is not None]
+    def _dirty(self) -> tuple[list[Tracked], list[Tracked]]:
+        """Return what was changed and what is to be removed; forget what nobody uses."""
+        changed: list[Tracked] = []
+        removed: list[Tracked] = []
+        for name, tracked in list(self._tracked.items()):
+            if tracked.removed:
+                if tracked.base is not None:
+                    removed.append(tracked)
+            elif tracked.changed:
+                changed.append(tracked)
+            elif tracked.reference() is None:
+                del self._tracked[name]
+        return changed, removed
 
-    def _insert(self, tracked: Tracked) -> Name:
-        shape, attributes = tracked.shape, tracked.attributes
-        if shape.generated and attributes.get(shape.key[0]) is None:
-            attributes[shape.key[0]] = self.store.next_id(shape.entity)
+    def _write_all(self, changed: list[Tracked], removed: list[Tracked]) -> None:
+        added = {(new.shape.entity, new.shape.key_of(new.attributes)) for new in self._new.values()}
+        for tracked in removed:
+            if (tracked.shape.entity, tracked.key) in added:
+                self._delete(tracked)
+        for number, tracked in list(self._new.items()):
+            self._insert(tracked)
+            del self._new[number]
+            tracked.keep = tracked.entity if tracked.shape.relations else None
+        for tracked in changed:
+            self._update(tracked)
+        for tracked in removed:
+            if tracked.base is not None:
+                self._delete(tracked)
+
+    def _prepare(self, tracked: Tracked) -> None:
+        """Give a new entity what its table gives it."""
+        attributes, table = tracked.attributes, self.store.table(tracked.shape.entity)
+        for attribute, default in table.defaults.items():
+            if attributes.get(attribute) is None:
+                attributes[attribute] = default(attributes)
+        if table.generated is not None and attributes.get(table.generated) is None:
+            attributes[table.generated] = self.store.next_id(table.entity)
+
+    def _insert(self, tracked: Tracked) -> None:
+        shape, attributes, table = tracked.shape, tracked.attributes, self.store.table(tracked.shape.entity)
         if shape.version is not None:
             attributes[shape.version] = 1
         values = shape.values_of(attributes)
         name = (shape.entity, shape.key_of(values))
-        if self._now.row(*name) is not None:
-            raise self._taken(name, "exists")
-        check_row(self._now, *name, values, shape.key)
-        self._seen.setdefault(name, None)
-        return self._write(name, tracked, values)
+        self._check(table, name, None, values)
+        self._write(name, tracked, values)
 
-    def _update(self, tracked: Tracked) -> list[Name]:
-        shape, old = tracked.shape, (tracked.shape.entity, tracked.key)
+    def _update(self, tracked: Tracked) -> None:
+        shape, old, base = tracked.shape, (tracked.shape.entity, tracked.key), tracked.base
+        assert base is not None
+        if self._own.rows.get(old, ...) is None:
+            raise StaleVersion(f"{old[0].__name__} {old[1]} went with what it referred to")
         self._demand_fresh(tracked, old)
+        table = self.store.table(shape.entity)
+        for attribute, update in table.updates.items():
+            if alike(tracked.attributes.get(attribute), base[attribute]):
+                tracked.attributes[attribute] = update(tracked.attributes)
         if shape.version is not None:
-            assert tracked.base is not None
-            tracked.attributes[shape.version] = (tracked.base[shape.version] or 0) + 1
+            self._versions.setdefault(id(tracked), (tracked, base[shape.version]))
+            tracked.attributes[shape.version] = (base[shape.version] or 0) + 1
         values = shape.values_of(tracked.attributes)
         new = (shape.entity, shape.key_of(values))
-        written = [new]
+        self._check(table, new, old, values)
         if new != old:
-            if self._now.row(*new) is not None:
-                raise self._taken(new, "exists")
-            self._seen.setdefault(new, None)
-            written.append(self._write(old, tracked, None))
+            self._write(old, tracked, None)
             del self._tracked[old]
-        check_row(self._now, *new, values, shape.key)
         self._write(new, tracked, values)
-        return written
 
-    def _delete(self, tracked: Tracked) -> Name:
+    def _check(self, table: Table, name: Name, old: Name | None, values: Values) -> None:
+        """Raise what a database would if the row *old*, or none, became *values*."""
+        check_row(table, name[1], values)
+        if name != old:
+            if self._now.row(*name) is not None:
+                raise taken(table, name[1], "exists")
+            self._seen.setdefault(name, None)
+        replaced = name[1] if old is None else old[1]
+        check_uniques(self._now, name[0], replaced, values, deferred=False)
+
+    def _delete(self, tracked: Tracked) -> None:
         name = (tracked.shape.entity, tracked.key)
         self._demand_fresh(tracked, name)
-        return self._write(name, tracked, None)
+        self._write(name, tracked, None)
+        self._cascade(name)
 
-    def _write(self, name: Name, tracked: Tracked, values: Values | None) -> Name:
+    def _cascade(self, name: Name) -> None:
+        """Do what the removal of a row brings about where the foreign keys to it say so."""
+        before = self._written[name]
+        for foreign in self.store.references_to(name[0]):
+            if before is not None and foreign.on_delete is not None:
+                value = pick(foreign.target_attributes, before)
+                for key in list(self._now.find(foreign.entity, foreign.attributes, value)):
+                    self._refer_no_more(foreign, (foreign.entity, key))
+
+    def _refer_no_more(self, foreign: ForeignKey, name: Name) -> None:
+        """Remove the row *name*, or take its reference away; an entity that stands for it hears of the latter."""
+        self.view.demand_unchanged(*name)
+        self._seen.setdefault(name, self._revision(name))
+        tracked, row = self._tracked.get(name), self._now.row(*name)
+        if tracked is not None and self.levels[-1].nested:
+            self.levels[-1].touch(tracked)
+        if foreign.on_delete == "cascade" or row is None:
+            self._write_row(name, None)
+            self._cascade(name)
+            return
+        nothing: Values = dict.fromkeys(foreign.attributes)
+        values = row | nothing
+        check_row(self.store.table(name[0]), name[1], values)
+        self._write_row(name, values)
+        if tracked is not None:
+            tracked.attributes.update(nothing)
+            tracked.base = values
+
+    def _write(self, name: Name, tracked: Tracked, values: Values | None) -> None:
+        """Write the row of an entity."""
+        if self.levels[-1].nested:
+            self.levels[-1].touch(tracked)
+        self._write_row(name, values)
+        tracked.base = values
+        self._tracked[name] = tracked
+
+    def _write_row(self, name: Name, values: Values | None) -> None:
         """Write a row, so that the scope can undo it."""
         level = self.levels[-1]
         if level.nested:
-            level.touch(tracked)
             level.written.setdefault(name, self._own.rows.get(name, ...))
-        self._own.rows[name] = tracked.base = values
-        self._tracked[name] = tracked
+        self._written.setdefault(name, self._now.row(*name))
+        self._own.rows[name] = values
         if values is not None:
             self._own.hint(self.store.table(name[0]), name[1], values)
-        return name
 
     def _demand_fresh(self, tracked: Tracked, name: Name) -> None:
         """Raise if another unit was faster and the level, or a version, lets this one know it now."""
@@ -265,10 +373,6 @@ class FakeTransaction:
 
     def _revision(self, name: Name) -> int | None:
         return _revision_of(self._now.committed(*name))
-
-    def _taken(self, name: Name, how: str) -> UniqueViolation:
-        entity, key = name
-        return UniqueViolation(f"{entity.__name__} {key} {how}", None, "key", entity.__name__, self._shape(entity).key)
 
     # ----------------------------------------------------------------------------------------------- the transaction
 
@@ -305,7 +409,17 @@ class FakeTransaction:
         for tracked in self._tracked.values():
             if tracked.base is not None and tracked.changed:
                 tracked.shape.fill(tracked.attributes, tracked.base)
+        self._relate_as_before(level)
         self._answer("rollback")
+
+    def _relate_as_before(self, level: Level) -> None:
+        for tracked, related in level.related.values():
+            tracked.related = related
+        for tracked in self._owners():
+            for relation in tracked.shape.relations:
+                before = tracked.related.get(relation.name, [])
+                if tracked.base is not None and not _same_members(relation.members(tracked.attributes), before):
+                    relation.fill(tracked.entity, before)
 
     def confirm(self) -> None:
         """Write what is pending."""
@@ -320,13 +434,15 @@ class FakeTransaction:
             for name, values in self._own.rows.items():
                 self._demand_first(name)
                 if values is not None:
-                    check_row(self._now, *name, values, self._shape(name[0]).key)
-            check_references(self._now, self._view, self._own.rows)
+                    check_uniques(self._now, *name, values, deferred=True)
+            seen = {name: _values_of(self._view.committed(*name)) for name in self._own.rows}
+            check_references(self._now, self._view, seen, deferred=True)
             for name, values in self._own.rows.items():
                 self.store.put(*name, values)
             for name in self._own.rows:
                 if name in self._tracked:
                     self._tracked[name].revision = self._revision(name)
+        self._answer("commit", done=True)
 
     def rollback(self) -> None:
         """Forget everything; what was added is new again, the rest stays as it is in memory."""
@@ -335,6 +451,8 @@ class FakeTransaction:
                 if tracked.removed:
                     tracked.base, tracked.removed = base, removed
             self._make_new(level)
+        for tracked, version in self._versions.values():  # another unit may give the row the very number it had here
+            tracked.count(version)
         self._answer("rollback")
 
     def close(self, *, broken: bool = False) -> None:
@@ -350,7 +468,7 @@ class FakeTransaction:
         if revision == seen:
             return
         if seen is None:
-            raise self._taken(name, "was added by another unit")
+            raise taken(self.store.table(name[0]), name[1], "was added by another unit")
         raise SerializationFailure(f"{name[0].__name__} {name[1]} was changed by another unit that committed first")
 
     def _make_new(self, level: Level) -> None:
@@ -362,12 +480,31 @@ class FakeTransaction:
             tracked.base = None
             tracked.shape.fill(tracked.attributes, before)
 
-    def _answer(self, operation: str) -> None:
+    def _answer(self, operation: str, *, done: bool = False) -> None:
         """Answer as a database does: not at all if it is gone, or with the failure that was ordered."""
         if self.lost:
             raise ConnectionLost("the store dropped its connections")
-        self.store.fail_if_asked(operation)
+        self.store.fail_if_asked(operation, self._writes, done=done)
+
+    def _writes(self, entity: type) -> bool:
+        """Tell whether the next flush writes an entity of that class."""
+        changed = (tracked for tracked in self._tracked.values() if tracked.changed)
+        removed = (tracked for tracked in self._tracked.values() if tracked.removed and tracked.base is not None)
+        written = (*self._new.values(), *removed, *changed)
+        return any(issubclass(tracked.shape.entity, entity) for tracked in written)
 
 
 def _revision_of(row: Row | None) -> int | None:
     return None if row is None else row.revision
+
+
+def _values_of(row: Row | None) -> Values | None:
+    return None if row is None else row.values
+
+
+def _same(left: dict[str, list[Any]], right: dict[str, list[Any]]) -> bool:
+    return all(_same_members(members, right.get(name, [])) for name, members in left.items())
+
+
+def _same_members(left: list[Any], right: list[Any]) -> bool:
+    return len(left) == len(right) and all(one is other for one, other in zip(left, right, strict=True))

@@ -29,6 +29,8 @@ class FakeUnitOfWork(UnitOfWork):
 
     def __init__(self, store: Store | None = None, **options: Any) -> None:
         super().__init__(**options)
+        if not isinstance(store, Store | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(f"{store!r} is no Store", "Pass Store(), or nothing for one of its own.")
         self.store = Store() if store is None else store
         self._check(self._settings.options)
 

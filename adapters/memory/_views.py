@@ -3,14 +3,15 @@ What one unit sees of a store, by its isolation level.
 """
 
 from collections.abc import Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from attrs import define, field
 
 from uow.domain import Expression, matches
 from uow.errors import SerializationFailure
 
-from ._store import Key, Row, Store, Table, Values, pick
+from ._store import Store
+from ._tables import Key, Row, Table, Values, pick
 
 __all__ = ["LEVELS", "Layer", "Name", "Record", "View"]
 
@@ -81,6 +82,23 @@ class View:
         self.own.cover(entity, found)
         return found
 
+    def keys_after(self, entity: type, last: Any, size: int) -> tuple[list[Key], bool]:
+        """Return the next keys behind *last*, about *size* of them, in order; and whether there are more to come."""
+        with self.store.mutex:
+            keys: list[Any] = self.store.table(entity).keys_after(last, size)
+            more = len(keys) == size
+            end = keys[-1] if more else None
+            for layer in self._layers:
+                for kind, key in layer.rows:
+                    behind: Any = key
+                    if kind is entity and (last is None or behind > last) and not (more and behind > end):
+                        keys.append(behind)
+        return sorted(set(keys)), more
+
+    @property
+    def _layers(self) -> tuple[Layer[Any], ...]:
+        return (self.own,)
+
     def find(self, entity: type, columns: tuple[str, ...], value: Key) -> Iterator[Key]:
         """Yield the keys of the rows that have *value* in indexed *columns*."""
         with self.store.mutex:
@@ -129,6 +147,10 @@ class Snapshot(View):
         self._before: Layer[Row] = Layer()
         with store.mutex:
             store.snapshots.add(self)
+
+    @property
+    def _layers(self) -> tuple[Layer[Any], ...]:
+        return (self.own, self._before)
 
     def keep(self, table: Table, key: Key) -> None:
         """Keep the row that is about to be replaced, unless an older one is kept."""

@@ -4,9 +4,12 @@ What the fake has beyond the contract: its store, and entities of every make.
 
 import copy
 import gc
+from collections.abc import Callable
+from enum import Enum
+from typing import Any
 
 import pytest
-from attrs import define, field
+from attrs import Factory, define, field
 from sqlalchemy import Column, ForeignKey, Integer, MetaData, String, Table
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, registry, relationship
 
@@ -249,8 +252,8 @@ def test_what_the_store_cannot_do_is_refused() -> None:
     store = Store()
     with pytest.raises(ConfigurationError, match=r"Tag has no attribute 'colour'. Choose one of name, color, labels"):
         store.unique(Tag, "colour")
-    with pytest.raises(ConfigurationError, match=r"'begin' cannot be made to fail. Choose one of flush, savepoint"):
-        store.fail_next("begin", Deadlock)
+    with pytest.raises(ConfigurationError, match=r"'select' cannot be made to fail. Choose one of begin, flush"):
+        store.fail_next("select", Deadlock)
 
 
 def test_failures_on_demand() -> None:
@@ -302,14 +305,16 @@ class Parent(Base):
     __tablename__ = "fake_parents"
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    children: Mapped[list["Child"]] = relationship()
-
-
-class Child(Base):
-    __tablename__ = "fake_children"
-
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    parent_id: Mapped[int] = mapped_column(ForeignKey("fake_parents.id"))
+    friends: Mapped[list["Parent"]] = relationship(
+        secondary=Table(
+            "fake_friends",
+            Base.metadata,
+            Column("left", ForeignKey("fake_parents.id")),
+            Column("right", ForeignKey("fake_parents.id")),
+        ),
+        primaryjoin="Parent.id == fake_friends.c.left",
+        secondaryjoin="Parent.id == fake_friends.c.right",
+    )
 
 
 class FakeBaskets(FakeUnitOfWork):
@@ -344,11 +349,70 @@ def test_an_aggregate_is_stored_with_what_it_holds() -> None:
     assert [("a", None)] == [(tag.name, tag.color) for tag in basket.items]
 
 
+class Color(Enum):
+    RED = 1
+    BLUE = 2
+
+
+@define(eq=False)
+class Size:
+    width: int
+
+
+class Twin:
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.other = self
+
+
+@entity
+class Thing:
+    id: int
+    color: Color = Color.RED
+    size: Size = Factory(lambda: Size(1))
+    twin: Twin = Factory(lambda: Twin("a"))
+    rule: Any = len
+    kind: type = int
+
+
+class FakeThings(FakeUnitOfWork):
+    things: Repository[Thing]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda it: setattr(it, "color", Color.BLUE),
+        lambda it: setattr(it.size, "width", 2),
+        lambda it: setattr(it.twin, "name", "b"),
+        lambda it: setattr(it.twin, "other", None),
+        lambda it: setattr(it, "rule", lambda: 1),
+        lambda it: setattr(it, "kind", str),
+    ],
+)
+def test_values_of_every_make_are_compared(change: Callable[[Thing], None]) -> None:
+    """Reading enumerations, objects with slots, circles, functions or classes is no change; changing one is."""
+    store = Store()
+    with FakeThings(store) as unit:
+        unit.things.add(Thing(1, rule=lambda: 0))
+        unit.commit()
+    with FakeThings(store, strict=True) as unit:
+        unit.things.get(1)
+    with FakeThings(store) as unit:
+        change(unit.things.get(1))
+
+        assert 1 == unit.status().pending.changed
+
+        unit.rollback()
+
+
 def test_a_relationship_that_would_be_lost_is_refused() -> None:
-    """The fake stores the columns of a mapped class, and says so before it loses anything else."""
-    with pytest.raises(UnmappedEntity, match=r"'children' is a relationship.*Test it on SQLite"):
+    """The fake keeps no table between two others, and says so before it loses anything."""
+    with pytest.raises(UnmappedEntity, match=r"'friends' is not empty.*Test it on SQLite"):
         with FakeBaskets() as unit:
-            unit.parents.add(Parent(children=[Child()]))
+            unit.parents.add(Parent())
+            unit.flush()
+            unit.parents.add(Parent(friends=[Parent()]))
             unit.commit()
 
 

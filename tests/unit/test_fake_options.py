@@ -766,7 +766,7 @@ def test_a_level_that_is_not_known() -> None:
         FakeBank(isolation="snapshot")
 
     assert (
-        "Cannot run a unit of work: the fake has no isolation level 'SNAPSHOT'. "
+        "Wrong configuration: the fake has no isolation level 'SNAPSHOT'. "
         "Use one of READ UNCOMMITTED, READ COMMITTED, REPEATABLE READ, SERIALIZABLE."
     ) == str(caught.value)
     with pytest.raises(ConfigurationError, match="no isolation level 'AUTOCOMMIT'"):
