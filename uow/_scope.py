@@ -14,7 +14,7 @@ from uow.domain import Aggregate, Event, journal_of
 
 from ._states import REFUSALS, TRANSITIONS, State, Verb
 from ._transaction import Changes
-from .errors import UnitOfWorkRolledBack
+from .errors import DatabaseError, UnitOfWorkRolledBack
 
 __all__ = ["Hook", "Observer", "Scope", "Status", "Transition"]
 
@@ -165,7 +165,8 @@ class Scope:
             if isinstance(self.cause, UnitOfWorkRolledBack):
                 return f"rollback() was called in the joined scope {self.spoiled_by.path!r}"
             return f"the joined scope {self.spoiled_by.path!r} failed"
-        return REFUSALS[self.state].reason
+        told = f" ({str(self.cause).partition(chr(10))[0]})" if isinstance(self.cause, DatabaseError) else ""
+        return f"{REFUSALS[self.state].reason}{told}"
 
     def move(self, verb: Verb, cause: BaseException | None = None) -> None:
         """Make the transition that *verb* is; log it and tell the observers."""

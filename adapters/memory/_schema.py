@@ -324,8 +324,9 @@ def _fitted(expression: Expression, types: dict[str, Any]) -> Expression:
 
 
 def _fit_all(value: Any, type_: Any) -> Any:
-    options: tuple[Any, ...] | None = value if isinstance(value, tuple) else None
-    return _fit(value, type_) if options is None else tuple(_fit(option, type_) for option in options)
+    if not isinstance(value, tuple):
+        return _fit(value, type_)
+    return tuple(_fit(option, type_) for option in value)  # pyright: ignore[reportUnknownVariableType]
 
 
 def _fit(value: Any, type_: Any) -> Any:

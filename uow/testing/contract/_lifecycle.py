@@ -150,14 +150,17 @@ class LifecycleRules(StatusRules):
 
     @pytest.mark.parametrize("state", State)
     def test_lifecycle_what_a_state_refuses(self, harness: Harness, state: State) -> None:
-        """What no transition allows raises the refusal of the state: its error, its reason and its hint."""
+        """What no transition allows raises the refusal of the state, and says what the database said, if it did."""
         bank = harness.bank()
         with pytest.raises(Misuse) as raised:
             _refused(harness, bank, state)
         refusal, error = REFUSALS[state], raised.value
 
-        assert (refusal.error, refusal.reason, refusal.hint) == (type(error), error.reason, error.hint)
-        assert str(error).endswith(f"{error.operation} on {error.unit}: {refusal.reason}. {refusal.hint}")
+        said = f" ({error.__cause__})" if isinstance(error.__cause__, DatabaseError) else ""
+        reason = f"{refusal.reason}{said}"
+
+        assert (refusal.error, reason, refusal.hint) == (type(error), error.reason, error.hint)
+        assert str(error).endswith(f"{error.operation} on {error.unit}: {reason}. {refusal.hint}")
         assert type(bank).__name__ in error.unit
 
     def test_lifecycle_the_table_is_printed(self, harness: Harness) -> None:
