@@ -166,8 +166,9 @@ class FakeTransaction:
                 self.watcher.loaded(entity)
         elif id(entity) not in self._new:
             before = shape.values_of(attributes_in(entity))
-            tracked = self._new[id(entity)] = Tracked.of(shape, entity)
-            tracked.keep = entity
+            # Added again after it was removed, it is undone to what it was before the first time.
+            tracked = self._new[id(entity)] = Tracked.of(shape, entity) if known is None else known
+            tracked.keep, tracked.removed = entity, False
             self.levels[-1].added.append((weakref.ref(tracked), before))
             self.watcher.added(entity)
 
@@ -446,13 +447,14 @@ class FakeTransaction:
 
     def rollback(self) -> None:
         """Forget everything; what was added is new again, the rest stays as it is in memory."""
+        for tracked, version in self._versions.values():  # another unit may give the row the very number it had here
+            if tracked.base is not None:
+                tracked.count(version)
         for level in self.levels:
             for tracked, base, removed in level.touched.values():
                 if tracked.removed:
                     tracked.base, tracked.removed = base, removed
             self._make_new(level)
-        for tracked, version in self._versions.values():  # another unit may give the row the very number it had here
-            tracked.count(version)
         self._answer("rollback")
 
     def close(self, *, broken: bool = False) -> None:

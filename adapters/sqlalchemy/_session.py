@@ -70,6 +70,8 @@ class UnitSession(Session):
             if not self.is_active:  # a value that cannot be bound, say: the session has rolled back already
                 self.unit.watcher.failed(DatabaseError(f"The flush failed: {error!r}"))
             raise
+        finally:
+            self.unit.keep_readable()
 
 
 def _guarded(name: str) -> Callable[..., Any]:

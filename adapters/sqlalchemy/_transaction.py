@@ -55,6 +55,7 @@ class SqlAlchemyTransaction:
         self.met_error = False
         self.doom: DatabaseError | None = None
         self.versions: dict[InstanceState[Any], Any] = {}
+        self.loaded_values: list[tuple[Any, dict[str, Any]]] = []
         self.durable = False
 
     def watch(self, watcher: Watcher, /) -> None:
@@ -188,7 +189,7 @@ class SqlAlchemyTransaction:
     def _restore_versions(self) -> None:
         """Let no entity say that it is newer than it is: another unit may give its row that very version."""
         for state, version in self.versions.items():
-            if (entity := state.obj()) is not None:
+            if (entity := state.obj()) is not None and state.key is not None:  # else it is new again, and has none
                 set_committed_value(entity, _version_of(state), version)
 
     def _confirm_open(self) -> None:
@@ -273,7 +274,18 @@ class SqlAlchemyTransaction:
             level.note_outer(self.session.deleted)
         else:  # a flush failed at the root, and the session ended the transaction; what is loaded stays readable
             self.met_error = True
+            gone = (reference() for level in self.levels for reference in level.removed)
+            for entity in (*self.session.identity_map.values(), *gone):
+                if entity is not None:
+                    self.loaded_values.append((entity, dict(inspect(entity).dict)))
             self.plain.expunge_all()
+
+    def keep_readable(self) -> None:
+        """Put back what SQLAlchemy expired after a failed flush: what had been removed, or had got another key."""
+        for entity, values in self.loaded_values:
+            for name in values.keys() - inspect(entity).dict.keys():
+                set_committed_value(entity, name, values[name])
+        self.loaded_values.clear()
 
 
 def _version_of(state: InstanceState[Any]) -> str:

@@ -2,12 +2,13 @@
 Rules 13 and 14: what becomes of entities when their scope is rolled back, and when their unit ended.
 """
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 
 from uow import Event, Handlers
-from uow.errors import UniqueViolation
+from uow.errors import NotNullViolation, UniqueViolation
 from uow.testing._harness import Harness
 from uow.testing._model import Account, Document, MoneyMoved, Overdrawn, Transfer
 
@@ -167,6 +168,58 @@ class ObjectRules(RollbackRules):
 
         assert ["Ann", 10] == read
         assert not raised.value.transient
+
+    @pytest.mark.parametrize("how", ["removed", "given another key"])
+    def test_rule_14_what_a_flush_before_the_failed_one_wrote_stays_readable(self, harness: Harness, how: str) -> None:
+        """An entity that was removed, or got another key, before a flush failed can be read at once, and afterwards."""
+        stored(harness, Account("A-1", "Ann", 10))
+        with pytest.raises(NotNullViolation), harness.bank() as bank:
+            account = bank.accounts.get("A-1")
+            if how == "removed":
+                bank.accounts.remove(account)
+            else:
+                account.number = "A-2"
+            bank.flush()
+            bank.accounts.add(Account("B-2", None))  # type: ignore[arg-type]
+            try:
+                bank.flush()
+            finally:
+                at_once = (account.owner, account.balance)
+
+        assert ("Ann", 10) == at_once == (account.owner, account.balance)
+        assert {"A-1": 10} == balances(harness)
+
+    def test_rule_14_an_entity_added_twice_is_as_new_as_before_the_first_time(self, harness: Harness) -> None:
+        """Taken back and added again, it has the values that it had before the unit knew it."""
+        account = Account("A-1", "Ann", 10)
+        with harness.bank() as bank:
+            bank.accounts.add(account)
+            account.balance = 20
+            bank.accounts.remove(account)
+            account.balance = 30
+            bank.accounts.add(account)
+            bank.flush()
+            bank.rollback()
+
+        assert 10 == account.balance
+
+    @pytest.mark.parametrize("nested", [False, True])
+    def test_rule_14_a_new_entity_has_no_version_again(self, harness: Harness, nested: bool) -> None:
+        """However often it was written before the rollback."""
+        document: Any = Document(1, "one")
+        before = document.version
+        with harness.bank() as bank:
+            with bank.nested() if nested else nullcontext() as inner:
+                bank.documents.add(document)
+                for title in ("two", "three"):
+                    bank.flush()
+                    document.title = title
+                bank.flush()
+                if inner is not None:
+                    inner.rollback()
+            bank.rollback()
+
+        assert before == document.version
 
     @pytest.mark.parametrize("flushed", [True, False], ids=["written", "not written"])
     def test_rule_14_added_entities_can_be_added_in_the_next_unit(self, harness: Harness, flushed: bool) -> None:
