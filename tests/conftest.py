@@ -2,28 +2,12 @@
 The databases that the tests run on; each starts with the first test that asks for it.
 """
 
-import sys
-import threading
-
 import pytest
-from greenlet import getcurrent
 from sqlalchemy import URL
 
 from uow.testing._databases import DATABASES, required_databases
 
 pytest_plugins = ["pytester"]
-
-
-if sys.version_info < (3, 12) and sys.gettrace() is not None:
-    # While functions are traced, CPython 3.11 can loop for ever in the callback of a weak reference to the greenlet of
-    # a thread that ended. Coverage holds such references, so the greenlets are kept.
-    kept: list[object] = []
-
-    def _keep_greenlet(*_: object) -> None:
-        sys.setprofile(None)
-        kept.append(getcurrent())
-
-    threading.setprofile(_keep_greenlet)
 
 
 def pytest_configure() -> None:

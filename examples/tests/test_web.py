@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -74,6 +74,10 @@ def running(app: Asgi) -> Generator[httpx.Client]:
         listener.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, log_level="critical", ws="none", lifespan="on"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        # Coverage would watch the greenlets of all the server's threads, and where several end at once CPython 3.11 can
+        # loop for ever in the callback of that watch.
+        tracing = threading.gettrace()
+        threading.settrace(cast("Any", None))
         thread.start()
         try:
             while thread.is_alive() and not server.started:
@@ -84,6 +88,7 @@ def running(app: Asgi) -> Generator[httpx.Client]:
         finally:
             server.should_exit = True
             thread.join()
+            threading.settrace(cast("Any", tracing))
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -180,7 +180,7 @@ class ObjectRules(RollbackRules):
             else:
                 account.number = "A-2"
             bank.flush()
-            bank.accounts.add(Account("B-2", None))  # type: ignore[arg-type]
+            bank.accounts.add(Account("B-2", None))
             try:
                 bank.flush()
             finally:
