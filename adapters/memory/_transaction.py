@@ -276,10 +276,11 @@ class FakeTransaction:
 
     def _insert(self, tracked: Tracked) -> None:
         shape, attributes, table = tracked.shape, tracked.attributes, self.store.table(tracked.shape.entity)
-        if shape.version is not None:
-            attributes[shape.version] = 1
+        name = (shape.entity, shape.key_of(attributes))
+        if shape.version is not None:  # one that takes the row of another counts on
+            replaced = self._written.get(name)
+            attributes[shape.version] = 1 if replaced is None else (replaced[shape.version] or 0) + 1
         values = shape.values_of(attributes)
-        name = (shape.entity, shape.key_of(values))
         self._check(table, name, None, values)
         self._write(name, tracked, values)
 

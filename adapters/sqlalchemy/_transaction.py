@@ -254,6 +254,11 @@ class SqlAlchemyTransaction:
         for state in map(inspect, session.dirty):
             if state.mapper.version_id_col is not None:
                 self.versions.setdefault(state, state.dict.get(_version_of(state)))
+        if session.deleted:  # a new entity may take the row of a removed one, in an UPDATE that counts on
+            for state in map(inspect, session.new):
+                if state.mapper.version_id_col is not None and state.dict.get(_version_of(state), ...) is None:
+                    del state.dict[_version_of(state)]
+                    state.committed_state.pop(_version_of(state), None)
         level.removed.extend(weakref.ref(entity) for entity in session.deleted)
         if changes := self.pending():
             level.wrote = True

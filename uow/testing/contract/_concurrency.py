@@ -91,6 +91,27 @@ class ConcurrencyRules(Contract):
         assert [] == getattr(raised.value, "__notes__", [])
         assert harness.idle()
 
+    def test_repository_a_version_goes_on_where_a_row_is_replaced(self, harness: Harness) -> None:
+        """An entity that takes the key of one removed in the same flush counts on, so that no stale one passes for it."""
+        with harness.bank() as bank:
+            bank.documents.add(Document(1, "old"))
+            bank.commit()
+        with harness.bank() as bank:
+            stale = bank.documents.get(1)
+            bank.rollback()
+        with harness.bank() as bank:
+            bank.documents.remove(bank.documents.get(1))
+            new = Document(1, "new")
+            bank.documents.add(new)
+            bank.commit()
+
+        assert 2 == new.version
+
+        with pytest.raises(StaleVersion), harness.bank() as bank:
+            bank.documents.add(stale)
+            stale.title = "stale"
+            bank.commit()
+
     def test_repository_a_version_that_was_never_committed(self, harness: Harness) -> None:
         """What a unit counted and rolled back is not taken for what another unit counted since."""
         with harness.bank() as bank:
