@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from attrs import define, field
 from sqlalchemy import inspect
 from sqlalchemy.ext.mutable import MutableBase
-from sqlalchemy.orm import InstanceState, Mapper, Session, SessionTransaction
+from sqlalchemy.orm import InstanceState, Mapper, Session, SessionTransaction, make_transient_to_detached
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.orm.base import LoaderCallableStatus
 
@@ -90,6 +90,10 @@ class Level:
     def restore(self, session: Session, plain: Any) -> None:
         """Put the outer values back after *session* rolled back to the savepoint; *plain* is it without the rules."""
         make_new(self.added)
+        removed = {id(reference()) for reference in self.removed}
+        for entity, values in self.outer.values():
+            if id(entity) in removed and entity not in session:  # added again, it counted as new
+                _attach_again(plain, entity, values)
         stale = [entity for entity in self.unsure if entity in session]
         for entity, values in self.outer.values():
             if entity in session and not _put_back(entity, values):
@@ -116,6 +120,17 @@ def make_new(added: Iterable[Added]) -> None:
                     state.dict[key] = before[key]
                 # Related entities count as added, so that a flush will write the reference again.
                 state.committed_state[key] = LoaderCallableStatus.NO_VALUE
+
+
+def _attach_again(plain: Any, entity: object, values: dict[str, Any]) -> None:
+    state: InstanceState[Any] = inspect(entity)
+    state.dict.update({name: values[name] for name in _primary_key(state.mapper)})
+    make_transient_to_detached(entity)
+    plain.add(entity)
+
+
+def _primary_key(mapper: Any) -> list[str]:
+    return [mapper.get_property_by_column(column).key for column in mapper.primary_key]
 
 
 def _outer_values(state: InstanceState[Any]) -> dict[str, Any]:

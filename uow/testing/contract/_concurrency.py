@@ -92,7 +92,7 @@ class ConcurrencyRules(Contract):
         assert harness.idle()
 
     def test_repository_a_version_goes_on_where_a_row_is_replaced(self, harness: Harness) -> None:
-        """An entity that takes the key of one removed in the same flush counts on, so that no stale one passes for it."""
+        """An entity that takes the key of one removed in the same flush counts on: no stale one passes for it."""
         with harness.bank() as bank:
             bank.documents.add(Document(1, "old"))
             bank.commit()

@@ -203,6 +203,36 @@ class ObjectRules(RollbackRules):
 
         assert 10 == account.balance
 
+    @pytest.mark.parametrize("known", ["loaded", "added"])
+    @pytest.mark.parametrize("flushed", [False, True])
+    def test_rule_13_removed_and_added_again(self, harness: Harness, known: str, flushed: bool) -> None:
+        """Undone, an entity that was removed and added again is the unit's own as before: its changes are written."""
+        account = Account("A-1", "Ann", 10)
+        if known == "loaded":
+            stored(harness, account)
+        with harness.bank() as bank:
+            if known == "loaded":
+                account = bank.accounts.get("A-1")
+            else:
+                bank.accounts.add(account)
+                bank.flush()
+            with bank.nested() as nested:
+                nested.accounts.remove(account)
+                nested.flush()
+                account.balance = 20
+                nested.accounts.add(account)
+                if flushed:
+                    nested.flush()
+                nested.rollback()
+
+            assert 10 == account.balance
+            assert account is bank.accounts.get("A-1")
+
+            account.balance = 30
+            bank.commit()
+
+        assert {"A-1": 30} == balances(harness)
+
     @pytest.mark.parametrize("nested", [False, True])
     def test_rule_14_a_new_entity_has_no_version_again(self, harness: Harness, nested: bool) -> None:
         """However often it was written before the rollback."""
