@@ -178,8 +178,8 @@ class Tracked:
         name = self.shape.version
         assert name is not None
         self.attributes[name] = version
-        if self.base is not None:
-            self.base = {**self.base, name: version}
+        assert self.base is not None
+        self.base = {**self.base, name: version}
 
     @property
     def changed(self) -> bool:

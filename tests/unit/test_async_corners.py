@@ -11,6 +11,7 @@ import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -902,9 +903,7 @@ def test_a_generator_function_is_no_hook() -> None:
 
     with FakeBank() as uow:
         for wrong in (hook, awaited_hook):
-            with pytest.raises(
-                DefinitionError, match="it is a generator function, which does nothing"
-            ):
+            with pytest.raises(DefinitionError, match="it is a generator function, which does nothing"):
                 uow.before_commit(wrong)
 
 
@@ -1392,3 +1391,44 @@ def test_a_cancellation_that_the_steps_swallowed_does_not_come_back() -> None:
         assert "done" == await task
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("sleeps", [False, True], ids=["waits", "lets others go first"])
+def test_a_cancellation_that_had_to_wait_comes_with_the_next_wait(sleeps: bool) -> None:
+    """Where steps go on behind what was protected, it cuts them off when they wait again, and says what came of it."""
+    scope = SimpleNamespace(title="SqlBank (root)", state=State.COMMITTED)
+    cut: list[str] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        protected, later = loop.create_future(), loop.create_future()
+        shields = [scope]
+
+        async def steps() -> None:
+            await protected
+            shields.clear()
+            try:
+                await (asyncio.sleep(0) if sleeps else later)
+            finally:
+                cut.append("cut")
+
+        async def shielded_steps() -> None:
+            await shielded(steps(), lambda: shields and shields[0], to_the_end=False)
+
+        task = asyncio.create_task(shielded_steps())
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.sleep(0)
+
+        assert not task.done()
+
+        protected.set_result(None)
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await task
+
+        assert ["<SqlBank (root): committed>"] == caught.value.__notes__
+        assert later.cancelled() is not sleeps
+
+    asyncio.run(main())
+
+    assert ["cut"] == cut

@@ -308,3 +308,17 @@ def test_a_handler_of_a_unit_that_synchronous_code_opened() -> None:
     ((given, found),) = seen
     assert isinstance(given, AsyncFakeBank)
     assert given is found is not bank
+
+
+def test_commit_in_an_awaited_body() -> None:
+    """A coroutine function may commit by itself: the work is kept, and nothing is committed twice."""
+    store = Store()
+
+    @transactional
+    async def work(uow: AsyncBank) -> str:
+        uow.accounts.add(Account("A-1"))
+        await uow.commit()
+        return "done"
+
+    assert "done" == asyncio.run(work(AsyncFakeBank(store)))
+    assert ["A-1"] == asyncio.run(numbers(AsyncFakeBank(store)))

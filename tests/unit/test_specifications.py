@@ -427,3 +427,18 @@ def test_ordered_without_an_order() -> None:
 def test_equalities(specification: Spec, expected: dict[str, object]) -> None:
     """What all matches have in common can be looked up in an index."""
     assert expected == equalities(traced(specification))
+
+
+@pytest.mark.parametrize("wrong", [True, "balance"])
+def test_what_is_no_function_is_refused(wrong: Any) -> None:
+    """A comparison that Python has made already, or a name, is no specification."""
+    assert f"{wrong!r} is no function. Pass a function of the Account, such as lambda e: e.name." == refused(
+        lambda: traced(wrong)
+    )
+
+
+def test_a_method_of_texts_has_a_function_in_its_place() -> None:
+    """Who asks a text how it begins reads what to call instead."""
+    assert 'Use like(), as in like(owner, "...%"), or say it in SQL' in refused(
+        lambda: traced(lambda a: a.owner.startswith("A"))
+    )

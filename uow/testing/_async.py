@@ -112,9 +112,6 @@ class _Lifted:
     def __exit__(self, *error: Any) -> Any:
         return wait(self._target.__aexit__(*error))
 
-    def __iter__(self) -> Iterator[Any]:
-        return _LiftedIterator(self._target.__aiter__())
-
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._target, name)
         return functools.partial(_call, value) if inspect.isroutine(value) else lift(value)
