@@ -46,6 +46,8 @@ class Level:
         removed: The entities removed.
 
         unsure: Entities whose outer values only the database knows.
+
+        returned: Those of *outer* that were removed and then added again, so that SQLAlchemy takes them for new.
     """
 
     handle: SessionTransaction | None = None
@@ -57,13 +59,19 @@ class Level:
     removed: list["weakref.ref[object]"] = field(factory=list["weakref.ref[object]"])
     outer: dict[int, _Entry] = field(factory=dict[int, _Entry])
     unsure: list[object] = field(factory=list[object])
+    returned: set[int] = field(factory=set[int])
 
     def note_added(self, entity: object) -> None:
         """Remember what *entity* was like when it was added."""
+        if id(entity) in self.outer and not self._has_added(entity):
+            self.returned.add(id(entity))
         state: InstanceState[Any] = inspect(entity)
         self.added.append(
             (weakref.ref(entity), {key: state.dict[key] for key in _keys(state.mapper) if key in state.dict})
         )
+
+    def _has_added(self, entity: object) -> bool:
+        return any(reference() is entity for reference, _ in self.added)
 
     def note_outer(self, entities: Iterable[object]) -> None:
         """Remember the outer values of *entities* that are about to be written, or were changed and will not be."""
@@ -80,6 +88,7 @@ class Level:
         """Hand over to the scope around this one; what that one remembers is older and stays."""
         parent.wrote |= self.wrote
         parent.tainted |= self.tainted
+        parent.returned |= {number for number in self.returned if not parent._has_added(self.outer[number][0])}
         parent.added.extend(self.added)
         parent.removed.extend(self.removed)
         if parent.handle is not None:
@@ -90,9 +99,8 @@ class Level:
     def restore(self, session: Session, plain: Any) -> None:
         """Put the outer values back after *session* rolled back to the savepoint; *plain* is it without the rules."""
         make_new(self.added)
-        removed = {id(reference()) for reference in self.removed}
-        for entity, values in self.outer.values():
-            if id(entity) in removed and entity not in session:  # added again, it counted as new
+        for entity, values in map(self.outer.__getitem__, self.returned):
+            if entity not in session:
                 _attach_again(plain, entity, values)
         stale = [entity for entity in self.unsure if entity in session]
         for entity, values in self.outer.values():

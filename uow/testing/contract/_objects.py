@@ -233,6 +233,31 @@ class ObjectRules(RollbackRules):
 
         assert {"A-1": 30} == balances(harness)
 
+    @pytest.mark.parametrize("twice", [False, True])
+    def test_rule_13_added_and_removed_inside(self, harness: Harness, twice: bool) -> None:
+        """Undone, an entity that a scope itself added, gave another key and removed is new, as it was before."""
+        account = Account("A-1", "Ann", 10)
+        with harness.bank() as bank:
+            with bank.nested() as nested:
+                with nested.nested() as inner:
+                    inner.accounts.add(account)
+                    inner.flush()
+                    account.number = "A-2"
+                    inner.flush()
+                    inner.accounts.remove(account)
+                    inner.flush()
+                    if twice:
+                        inner.accounts.add(account)
+                        inner.flush()
+                nested.rollback()
+
+            assert ("A-1", 0) == (account.number, bank.accounts.count())
+
+            bank.accounts.add(account)
+            bank.commit()
+
+        assert ["A-1"] == harness.numbers()
+
     @pytest.mark.parametrize("nested", [False, True])
     def test_rule_14_a_new_entity_has_no_version_again(self, harness: Harness, nested: bool) -> None:
         """However often it was written before the rollback."""
