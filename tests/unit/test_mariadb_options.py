@@ -110,13 +110,18 @@ def test_a_write_in_a_read_only_unit(engine: Engine) -> None:
 @pytest.mark.parametrize("statement", ["CREATE TABLE more (id INT)", "DROP TABLE `lines`", "TRUNCATE TABLE `lines`"])
 def test_what_would_commit_in_a_read_only_unit(engine: Engine, statement: str) -> None:
     """The server refuses that, too, although a transaction that is merely begun READ ONLY would let it pass."""
+    before = tables(engine)
     with pytest.raises(ReadOnlyTransaction), SqlBank(engine, read_only=True) as bank:
         bank.session.execute(text(statement))
 
-    with engine.connect() as connection:
-        tables = set(connection.exec_driver_sql("SHOW TABLES").scalars())
+    assert before == tables(engine)
 
-    assert {table.name for table in metadata.sorted_tables} == tables
+
+def tables(engine: Engine) -> dict[str, int]:
+    """Return how many rows each table has."""
+    with engine.connect() as connection:
+        names = connection.exec_driver_sql("SHOW TABLES").scalars().all()
+        return {name: connection.exec_driver_sql(f"SELECT count(*) FROM `{name}`").scalar_one() for name in names}
 
 
 @pytest.mark.parametrize(
