@@ -100,8 +100,7 @@ class Level:
         """Put the outer values back after *session* rolled back to the savepoint; *plain* is it without the rules."""
         make_new(self.added)
         for entity, values in map(self.outer.__getitem__, self.returned):
-            if entity not in session:
-                _attach_again(plain, entity, values)
+            _attach_again(plain, entity, values)
         stale = [entity for entity in self.unsure if entity in session]
         for entity, values in self.outer.values():
             if entity in session and not _put_back(entity, values):

@@ -204,8 +204,8 @@ class ObjectRules(RollbackRules):
         assert 10 == account.balance
 
     @pytest.mark.parametrize("known", ["loaded", "added"])
-    @pytest.mark.parametrize("flushed", [False, True])
-    def test_rule_13_removed_and_added_again(self, harness: Harness, known: str, flushed: bool) -> None:
+    @pytest.mark.parametrize("then", ["nothing", "flushed", "removed again"])
+    def test_rule_13_removed_and_added_again(self, harness: Harness, known: str, then: str) -> None:
         """Undone, an entity that was removed and added again is the unit's own as before: its changes are written."""
         account = Account("A-1", "Ann", 10)
         if known == "loaded":
@@ -221,7 +221,10 @@ class ObjectRules(RollbackRules):
                 nested.flush()
                 account.balance = 20
                 nested.accounts.add(account)
-                if flushed:
+                if then != "nothing":
+                    nested.flush()
+                if then == "removed again":
+                    nested.accounts.remove(account)
                     nested.flush()
                 nested.rollback()
 
