@@ -4,7 +4,7 @@ What a unit has set on its connection is not there any more when somebody else g
 
 import asyncio
 import gc
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,19 @@ from uow.testing._model import Account
 from uow.testing._sqlalchemy import SqlBank, metadata
 
 Drive = Callable[[Callable[[Engine], None]], None]
+
+# Drivers may warn when a connection that was thrown away is collected: let that happen here, and not in a later test.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _collected() -> Iterator[None]:
+    yield
+    gc.collect()
+
 
 DRIVERS = {
     "sqlite": "sqlite",
@@ -181,8 +194,6 @@ def test_a_pool_that_was_made_anew(drive: Drive) -> None:
     drive(work)
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("drive", [name for name in DRIVERS if name not in ASYNCHRONOUS], indirect=True)
 def test_a_unit_that_nobody_uses_any_more(drive: Drive) -> None:
     """What is collected with a transaction open leaves nothing behind either."""
