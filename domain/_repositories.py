@@ -90,6 +90,14 @@ class Gateway(Protocol[E]):
         """Take new entities into the unit."""
         ...
 
+    def twin(self, entity: E, /) -> E | None:
+        """Return the other object that the unit holds for the row that *entity* was read from or stored in."""
+        ...
+
+    def is_elsewhere(self, entity: E, /) -> bool:
+        """Tell whether another unit that is open holds *entity*."""
+        ...
+
     def remove(self, entity: E, /) -> bool:
         """Remove *entity*, or forget it if it was not written yet; False if it is not there to be removed."""
         ...
@@ -137,10 +145,15 @@ class Repository(ABC, Generic[E]):
         """
         Add a new *entity*; it is stored when the unit flushes, at the latest when it commits.
 
+        One that an earlier unit loaded or stored comes into this one, and is written if it is changed.
+
         Raises:
+            uow.errors.InvalidArgument: This unit holds another object for its row, or another open unit holds it.
+
             uow.errors.UniqueViolation: At the flush, if the key is taken.
         """
-        self.add_all((entity,))
+        self._demand_ours("add()", entity)
+        self._gateway.add((entity,))
 
     def add_all(self, entities: Iterable[E]) -> None:
         """
@@ -157,6 +170,8 @@ class Repository(ABC, Generic[E]):
 
         Raises:
             EntityNotFound: It was never added.
+
+            uow.errors.InvalidArgument: This unit holds another object for its row.
         """
         self._demand_ours("remove()", entity)
         if not self._gateway.remove(entity):

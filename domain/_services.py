@@ -39,6 +39,8 @@ _open: ContextVar[tuple["weakref.ref[OpenUnit]", ...]] = ContextVar("uow_open", 
 def opened(unit: OpenUnit) -> None:
     """Let *unit* be found here from now on, until it is no longer usable."""
     known = _open.get()
+    if known and known[-1]() is unit:
+        return
     if all(reference() is not unit for reference in known):
         still_open = (reference for reference in known if (other := reference()) is not None and other.usable)
         _open.set((*still_open, weakref.ref(unit)))

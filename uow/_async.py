@@ -143,6 +143,18 @@ class AsyncUnitOfWork(ABC):
         """
         await self._bridge.call(self._core.flush)
 
+    async def once(self, key: str) -> None:
+        """
+        Let the work of this scope be done at most once under *key*; see `UnitOfWork.once`.
+        """
+        await self._bridge.call(self._core.once, key)
+
+    async def resolve(self, token: str, *, timeout: float = 10.0) -> State:
+        """
+        Find out what became of the unit whose commit was in doubt; see `UnitOfWork.resolve`.
+        """
+        return await self._bridge.call(self._core.resolve, token, timeout=timeout)
+
     def attempts(self, retry: Retry | None = None) -> AsyncAttempts[Self]:
         """
         Yield attempts at this unit until one is not ended by a transient error; see `UnitOfWork.attempts`.
@@ -154,7 +166,7 @@ class AsyncUnitOfWork(ABC):
                     ...
                     await uow.commit()
         """
-        return AsyncAttempts(self, retry or self._core._retry)
+        return AsyncAttempts(self, retry or self._core._retry)  # type: ignore[arg-type]  # mypy does not see what Self is there
 
     @overload
     async def run(self, work: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
@@ -173,7 +185,7 @@ class AsyncUnitOfWork(ABC):
         asynchronous = is_asynchronous(work)
         if not self.state.open:
             whole = work if asynchronous else partial(self._call, work)
-            return await run_async(self, cast("Any", whole), *args, **kwargs)
+            return await run_async(self, self._core._retry, cast("Any", whole), *args, **kwargs)
         directly(self._core._usable, "run()")
         if asynchronous:
             raise Misuse("run()", repr(self), f"{work!r} is a coroutine function", "Await it: it is inside the unit.")

@@ -28,6 +28,7 @@ from .errors import (
 __all__ = ["Context", "attach"]
 
 logger = logging.getLogger("uow")
+_OPENING = {kind: f"open a {kind}() scope" for kind in ("nested", "joined")}
 
 
 class Context(Work):
@@ -39,7 +40,7 @@ class Context(Work):
         self, unit: Any, name: str, transaction: Transaction, settings: Settings, bridge: Bridge | None
     ) -> None:
         super().__init__(unit, name, transaction, settings, bridge)
-        finish(self._enter(self.root))
+        self._enter(self.root)
         opened(self)
 
     def __del__(self) -> None:
@@ -58,23 +59,24 @@ class Context(Work):
 
     def open(self, handle: Any, name: str | None, *, joined: bool) -> Scope:
         """Begin a scope inside the innermost one: with a savepoint, or *joined* to it."""
-        word = "joined" if joined else "nested"
-        operation = f"open a {word}() scope"
-        parent = self.check(operation)
-        title = name or f"{word} {len(self.stack)}"
-        scope = Scope(self.unit, title, parent, self.observers, joined, handle=weakref.ref(handle))
-        if not joined:
-            self.run(operation, self.transaction.savepoint)
-        self.stack.append(scope)
-        finish(self._enter(scope))
+        kind = "joined" if joined else "nested"
+        scope = self.run(_OPENING[kind], self._opened, handle, name or f"{kind} {len(self.stack)}", joined)
+        self._enter(scope)
         opened(self)  # handed over, it may be in a context that does not know it
         return scope
 
-    async def _enter(self, scope: Scope) -> None:
+    def _opened(self, handle: Any, name: str, joined: bool) -> Scope:
+        scope = Scope(self.unit, name, self.innermost, self.observers, joined, handle=weakref.ref(handle))
+        if not joined:
+            self.transaction.savepoint()
+        self.stack.append(scope)
+        return scope
+
+    def _enter(self, scope: Scope) -> None:
         try:
             scope.move(Verb.ENTER)
         except BaseException as error:  # an interrupt: a block that was not entered will not be left
-            await self.leave(scope, error)
+            finish(self.leave(scope, error))
             raise
 
     def demand_end(self, scope: Scope, operation: str) -> None:
@@ -199,16 +201,23 @@ class Context(Work):
                 raise silent
         finally:
             scope.left = True
-            if scope in self.stack:
-                for inner in self.stack[self.stack.index(scope) :]:
-                    inner.left = True
-                    self.stack.remove(inner)
+            place = self._place(scope)
+            for inner in self.stack[place:]:
+                inner.left = True
+            del self.stack[place:]
             if scope is self.root and not self.closed:
                 self.close(broken=True)
 
+    def _place(self, scope: Scope) -> int:
+        """Return where *scope* is on the stack, behind its end if it is not there."""
+        last = len(self.stack) - 1
+        if last >= 0 and self.stack[last] is scope:  # as mostly
+            return last
+        return next((place for place in range(last, -1, -1) if self.stack[place] is scope), last + 1)
+
     async def end_inner(self, scope: Scope, error: BaseException | None) -> NestedScopeOpen | None:
         """Roll back what is still open inside *scope*, innermost first."""
-        inner = self.stack[self.stack.index(scope) + 1 :] if scope in self.stack else []
+        inner = self.stack[self._place(scope) + 1 :]
         if not inner:
             return None
         complaint = NestedScopeOpen(
@@ -243,6 +252,7 @@ class Context(Work):
     def close(self, *, broken: bool = False) -> None:
         """Give the connection back; from now on the unit is only what was loaded in it."""
         self.closed = True
+        self.repositories.clear()  # in a circle with this
         with (
             nullcontext() if broken else ending(self.root)
         ):  # SQLAlchemy throws a connection away in its own time anyway

@@ -5,18 +5,19 @@ An adapter's gateway behind the unit's rules.
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Generic, TypeVar
 
-from attrs import frozen
+from attrs import define, field
 
 from uow.domain import Expression, Gateway, Lock, Query
 
 from ._context import Context
+from .errors import InvalidArgument
 
 __all__ = ["CheckedGateway"]
 
 E = TypeVar("E")
 
 
-@frozen(eq=False)
+@define(eq=False)
 class CheckedGateway(Generic[E]):
     """
     The gateway that a unit's repositories see: every operation runs under the unit's rules.
@@ -32,11 +33,11 @@ class CheckedGateway(Generic[E]):
     name: str
     context: Context
     native: Gateway[E]
+    entity: type[E] = field(init=False)
+    """The entity's class."""
 
-    @property
-    def entity(self) -> type[E]:
-        """The entity's class."""
-        return self.native.entity
+    def __attrs_post_init__(self) -> None:
+        self.entity = self.native.entity
 
     @property
     def attributes(self) -> Collection[str]:
@@ -50,11 +51,19 @@ class CheckedGateway(Generic[E]):
 
     def add(self, entities: Sequence[E], /) -> None:
         """Take new entities into the unit."""
-        self._write("add()", self.native.add, entities)
+        self._write("add()", self._add, entities)
+
+    def twin(self, entity: E, /) -> E | None:
+        """Return the other object that the unit holds for the row of *entity*."""
+        return self.native.twin(entity)
+
+    def is_elsewhere(self, entity: E, /) -> bool:
+        """Tell whether another unit that is open holds *entity*."""
+        return self.native.is_elsewhere(entity)
 
     def remove(self, entity: E, /) -> bool:
         """Remove *entity*; False if it is not there."""
-        removed: bool = self._write("remove()", self.native.remove, entity)
+        removed: bool = self._write("remove()", self._remove, entity)
         return removed
 
     def get(self, key: tuple[object, ...], lock: Lock | None, /) -> E | None:
@@ -82,10 +91,31 @@ class CheckedGateway(Generic[E]):
         found: bool = self._read(f"{self.name}.exists()", self.native.exists, where)
         return found
 
+    def _add(self, entities: Sequence[E]) -> None:
+        for entity in entities:
+            self._demand_only("add()", entity)
+            self.native.add((entity,))
+
+    def _remove(self, entity: E) -> bool:
+        self._demand_only("remove()", entity)
+        return self.native.remove(entity)
+
+    def _demand_only(self, verb: str, entity: E) -> None:
+        """Raise if the unit would hold two objects for one row, or two units one object."""
+        twin = self.twin(entity) is not None
+        if not twin and not self.is_elsewhere(entity):
+            return
+        key = tuple(getattr(entity, name) for name in self.key)
+        named = f"{self.entity.__name__} {key[0] if len(key) == 1 else key!r}"
+        problem = f"this unit already holds another object for {named}" if twin else f"another open unit holds {named}"
+        hint = "Get this unit's own object from the repository, and change or remove that."
+        raise InvalidArgument(f"{self.name}.{verb}", problem, hint)
+
     def _write(self, verb: str, call: Callable[..., Any], *args: object) -> Any:
         operation = f"{self.name}.{verb}"
-        self.context.check(operation)
-        self.context.demand_writable(operation)
+        if self.context.options.read_only:
+            self.context.check(operation)
+            self.context.demand_writable(operation)
         return self.context.run(operation, call, *args)
 
     def _read(self, operation: str, call: Callable[..., Any], *args: object) -> Any:

@@ -12,18 +12,20 @@ from attrs import evolve
 
 from uow.domain import Repository, open_units
 
+from ._branches import Resource
 from ._commit import commit
 from ._context import Context
 from ._declarations import RepositoryAttribute, declare
 from ._gateways import CheckedGateway
 from ._options import Options, OptionValues
+from ._outcomes import Outcomes
 from ._owner import here
 from ._scope import Scope
 from ._states import REFUSALS, State
 from ._steps import Bridge, is_asynchronous
 from ._transaction import Transaction
 from ._work import OWN_UNIT, Settings
-from .errors import ContradictoryOptions, Misuse, UnitOfWorkActive, WrongTask
+from .errors import ConfigurationError, ContradictoryOptions, Misuse, TransactionOwned, UnitOfWorkActive, WrongTask
 
 __all__ = ["Handle"]
 
@@ -66,11 +68,32 @@ class Handle(ABC):
         """Make a fresh transaction for a root scope, with `_settings.options`; nothing is sent to the database yet."""
 
     def _check(self, options: Options) -> None:  # noqa: B027 - a database may be able to do everything
-        """Raise ConfigurationError for what the database cannot do. An adapter calls it when a unit is made."""
+        """Raise ConfigurationError for what the database cannot do."""
 
     @abstractmethod
     def _database(self) -> object:
         """Return what tells one database from another: units on the same one can be joined."""
+
+    @abstractmethod
+    def _outcomes(self) -> Outcomes:
+        """Return the database as one that can be asked from outside a unit."""
+
+    @abstractmethod
+    def _resource(self) -> Resource:
+        """Return the database as one of a distributed transaction."""
+
+    @abstractmethod
+    def _place(self) -> object:
+        """Return what is equal for units on the same database, whoever opened it."""
+
+    def _demand_possible(self) -> None:
+        """Raise what the database cannot do of what the unit is made with. An adapter calls it when that is known."""
+        self._check(self._settings.options)
+        outcome, modes = self._settings.outcome, self._outcomes().modes
+        if outcome not in modes:
+            raise ConfigurationError(
+                f"outcome={outcome!r} is not to be had here", f"Use one of {', '.join(map(repr, modes))}."
+            )
 
     # ------------------------------------------------------------------------------------------- entering and leaving
 
@@ -96,15 +119,28 @@ class Handle(ABC):
             await context.leave(self._entered, exc)
 
     async def _commit(self) -> None:
-        with self._ending("commit()") as context:
+        context = self._require("commit()")
+        with context.alone("commit()"):
+            context.demand_end(self._entered, "commit()")
+            self._demand_alone("commit()")
             if self._entered.parent is None:
                 await commit(context, self)
             else:
                 await context.release(self._entered)
 
     async def _rollback(self) -> None:
-        with self._ending("rollback()") as context:
+        context = self._require("rollback()")
+        with context.alone("rollback()"):
+            context.demand_end(self._entered, "rollback()")
+            self._demand_alone("rollback()")
             await context.roll_back(self._entered, None)
+
+    def _demand_alone(self, operation: str) -> None:
+        """Raise if the scope ends together with those of other units."""
+        scope = self._entered
+        if scope.group is not None:
+            reason = f"it ends together with the others of the group {scope.group}"
+            raise TransactionOwned(operation, scope.title, reason, f"Call {operation} of the group.")
 
     # ------------------------------------------------------------------------------------------------- other handles
 
@@ -120,10 +156,7 @@ class Handle(ABC):
     def _another(self, **changes: Any) -> Self:
         """Return a fresh handle that is made like this one."""
         unit = object.__new__(type(self))
-        vars(unit).update(vars(self))
-        for name in ("_context", "_scope", "_within", "_beside", "_label", "_face", "_joins", "_borrower", "_explicit"):
-            vars(unit).pop(name, None)  # what every handle begins with
-        vars(unit).update(changes)
+        vars(unit).update(vars(self), **{**_FRESH, **changes})
         return unit
 
     def _inside(self, context: Context, name: str, options: OptionValues) -> Self:
@@ -188,9 +221,9 @@ class Handle(ABC):
                 f"it asks for {Options.words(wrong)}, and that one was made with {Options.words(given.asked())}",
                 "Ask for the same, or open an independent() unit.",
             )
-        for name in ("handlers", "observers", "strict", "handoff"):
+        for name in ("handlers", "observers", "strict", "handoff", "outcome"):
             mine = getattr(self._settings, name)
-            if mine and mine != getattr(context.settings, name):
+            if mine and mine != "none" and mine != getattr(context.settings, name):
                 raise ContradictoryOptions(
                     "join the unit around it",
                     context.innermost.title,
@@ -234,13 +267,6 @@ class Handle(ABC):
         context.check(operation)
         return context
 
-    @contextmanager
-    def _ending(self, operation: str) -> Generator[Context]:
-        context = self._require(operation)
-        with context.alone(operation):
-            context.demand_end(self._entered, operation)
-            yield context
-
     def _register(self, hook: H, kind: str) -> H:
         self._usable(f"register a hook with {kind}()").register(hook, kind)
         return hook
@@ -254,3 +280,10 @@ class Handle(ABC):
     def _outside(self, operation: str) -> Misuse:
         refusal = REFUSALS[State.NEW]
         return refusal.error(operation, self._name, refusal.reason, refusal.hint)
+
+
+_FRESH = {
+    name: getattr(Handle, name)
+    for name in ("_context", "_scope", "_within", "_beside", "_label", "_face", "_joins", "_borrower", "_explicit")
+}
+"""What a fresh handle does not take over from the one that it is like."""

@@ -136,7 +136,7 @@ class Calls:
     async def call(self, hook: Callable[..., object], *args: object) -> None:
         """Call a hook or handler, and wait for it if it has to be awaited."""
         result = hook(*args)
-        if not inspect.isawaitable(result):
+        if result is None or not inspect.isawaitable(result):
             return
         if self.bridge is None:
             if inspect.iscoroutine(result):

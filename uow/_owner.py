@@ -12,10 +12,8 @@ __all__ = ["Owner", "here"]
 
 
 def _task() -> "asyncio.Task[Any] | None":
-    try:
-        return asyncio.current_task()
-    except RuntimeError:
-        return None
+    loop = asyncio._get_running_loop()  # asked twice in every operation, and get_running_loop() would raise
+    return None if loop is None else asyncio.current_task(loop)
 
 
 def here() -> tuple[int, object]:
@@ -37,12 +35,10 @@ class Owner:
 
     def stranger(self) -> str | None:
         """Return who is here, in words, if it is not the owner."""
-        if self.handoff:
+        thread, task = self.home
+        if self.handoff or (threading.get_ident() == thread and _task() is task):
             return None
-        user = here()
-        if user == self.home:
-            return None
-        if user[0] != self.home[0]:
+        if threading.get_ident() != thread:
             return f"it was entered in another thread than {threading.current_thread().name}"
         return "it was entered in another asyncio task"
 
@@ -55,13 +51,20 @@ class Owner:
         """
         if not self._lock.acquire(blocking=wait):
             return False
-        task = _task()
-        if self._depth and self._task is not task:
-            self._lock.release()
-            return False
-        self._task = task
+        if self.handoff or wait:  # else another task is a stranger, and refused for that
+            task = _task()
+            if self._depth and task is not (self._task if self.handoff else self.home[1]):
+                self._lock.release()
+                return False
+            self._task = task
         self._depth += 1
         return True
+
+    def __enter__(self) -> None:
+        """Begin a block that was taken; its end gives."""
+
+    def __exit__(self, *exc: object) -> None:
+        self.give()
 
     def give(self) -> None:
         """Let others in again."""

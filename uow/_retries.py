@@ -17,16 +17,12 @@ from .errors import ConfigurationError, InvalidArgument, Misuse, UnitOfWorkError
 if TYPE_CHECKING:  # the core needs attrs alone
     import stamina
 
-    from ._async import AsyncUnitOfWork
-    from ._unit import UnitOfWork
-
 __all__ = ["AsyncAttempt", "AsyncAttempts", "Attempt", "Attempts", "Retry", "finished", "run", "run_async"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-T = TypeVar("T", bound="UnitOfWork | AsyncUnitOfWork")
-U = TypeVar("U", bound="UnitOfWork")
-A = TypeVar("A", bound="AsyncUnitOfWork")
+E = TypeVar("E")
+E_co = TypeVar("E_co", covariant=True)
 
 
 @frozen
@@ -92,6 +88,48 @@ _VALID: dict[str, tuple[Callable[[Any], bool], str]] = {
 # ---------------------------------------------------------------------------------------------------------- one attempt
 
 
+class _Retried(Protocol):
+    """
+    A unit, or a group of units.
+    """
+
+    @property
+    def state(self) -> State: ...
+
+    def _demand_outermost(self, operation: str) -> None: ...
+
+
+class _Unit(_Retried, Protocol[E_co]):
+    """
+    A synchronous one, and what ``with`` gives.
+    """
+
+    def __enter__(self) -> E_co: ...
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+    def commit(self) -> None: ...
+
+
+class _AsyncUnit(_Retried, Protocol[E_co]):
+    """
+    An asynchronous one, and what ``async with`` gives.
+    """
+
+    async def __aenter__(self) -> E_co: ...
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+    async def commit(self) -> None: ...
+
+
+T = TypeVar("T", bound=_Retried)
+
+
 class _Attempt(Generic[T]):
     """
     One attempt: the unit, entered once, and what it ended with.
@@ -136,12 +174,12 @@ class _Attempt(Generic[T]):
         return Misuse(operation, type(self.unit).__name__, reason, hint)
 
 
-class Attempt(_Attempt[U]):
+class Attempt(_Attempt[_Unit[E]]):
     """
     One attempt of ``for attempt in uow.attempts()``; ``with attempt as uow:`` enters the unit anew.
     """
 
-    def __enter__(self) -> U:
+    def __enter__(self) -> E:
         return self.enter().__enter__()
 
     def __exit__(
@@ -153,12 +191,12 @@ class Attempt(_Attempt[U]):
         return self.settle(exc)
 
 
-class AsyncAttempt(_Attempt[A]):
+class AsyncAttempt(_Attempt[_AsyncUnit[E]]):
     """
     One attempt of ``async for attempt in uow.attempts()``; ``async with attempt as uow:`` enters the unit anew.
     """
 
-    async def __aenter__(self) -> A:
+    async def __aenter__(self) -> E:
         return await self.enter().__aenter__()
 
     async def __aexit__(
@@ -242,7 +280,7 @@ class _Loop(Generic[T]):
             )
 
 
-class Attempts(_Loop[U]):
+class Attempts(_Loop[_Unit[E]]):
     """
     What ``uow.attempts()`` returns: ``for attempt in uow.attempts(): with attempt as uow: …; uow.commit()``.
     """
@@ -253,7 +291,7 @@ class Attempts(_Loop[U]):
         self.source = iter(self.begin())
         return self
 
-    def __next__(self) -> Attempt[U]:
+    def __next__(self) -> Attempt[E]:
         if self.over():
             raise StopIteration
         try:
@@ -265,7 +303,7 @@ class Attempts(_Loop[U]):
         return attempt
 
 
-class AsyncAttempts(_Loop[A]):
+class AsyncAttempts(_Loop[_AsyncUnit[E]]):
     """
     What ``uow.attempts()`` returns: ``async for attempt in uow.attempts(): async with attempt as uow: …``.
     """
@@ -276,7 +314,7 @@ class AsyncAttempts(_Loop[A]):
         self.source = aiter(self.begin())
         return self
 
-    async def __anext__(self) -> AsyncAttempt[A]:
+    async def __anext__(self) -> AsyncAttempt[E]:
         if self.over():
             raise StopAsyncIteration
         try:
@@ -291,10 +329,10 @@ class AsyncAttempts(_Loop[A]):
 # ----------------------------------------------------------------------------------------------------- work as one unit
 
 
-def run(unit: "UnitOfWork", work: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+def run(unit: _Unit[object], retry: Retry, work: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
     """Call *work* as one whole unit and commit; after a transient error, do both again."""
     results: list[R] = []
-    for attempt in unit.attempts():
+    for attempt in Attempts(unit, retry):
         with attempt:
             results.append(finished("run()", work(*args, **kwargs)))
             if unit.state.open:  # the work may have ended it by itself
@@ -303,11 +341,16 @@ def run(unit: "UnitOfWork", work: Callable[P, R], /, *args: P.args, **kwargs: P.
 
 
 async def run_async(
-    unit: "AsyncUnitOfWork", work: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    unit: _AsyncUnit[object],
+    retry: Retry,
+    work: Callable[P, Coroutine[Any, Any, R]],
+    /,
+    *args: P.args,
+    **kwargs: P.kwargs,
 ) -> R:
     """Await *work* as one whole unit and commit; after a transient error, do both again."""
     results: list[R] = []
-    async for attempt in unit.attempts():
+    async for attempt in AsyncAttempts(unit, retry):
         async with attempt:
             results.append(finished("run()", await work(*args, **kwargs)))
             if unit.state.open:

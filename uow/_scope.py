@@ -13,7 +13,7 @@ from attrs import define, field, frozen
 from uow.domain import Aggregate, Event, journal_of
 
 from ._states import REFUSALS, TRANSITIONS, State, Verb
-from ._transaction import Changes
+from ._transaction import NOTHING, Changes
 from .errors import DatabaseError, UnitOfWorkRolledBack
 
 __all__ = ["Hook", "Observer", "Scope", "Status", "Transition"]
@@ -22,7 +22,7 @@ logger = logging.getLogger("uow")
 
 Hook: TypeAlias = Callable[[], object]
 # Weak: an aggregate that nobody holds need not be made new again, and a long import must not hold all of them.
-_Added: TypeAlias = tuple["weakref.ref[Aggregate]", list[Event]]
+_Added: TypeAlias = tuple["weakref.ref[Aggregate]", tuple[Event, ...]]
 
 
 @frozen
@@ -102,7 +102,8 @@ class Scope:
     """
     A ``with`` block of a unit, from its entry to its end.
 
-    One that is *joined* has no savepoint: what it did is kept or lost with the scope that it joined.
+    One that is *joined* has no savepoint: what it did is kept or lost with the scope that it joined. One that a *group*
+    opened ends with it.
     """
 
     unit: str
@@ -112,13 +113,14 @@ class Scope:
     joined: bool = False
     spoiled_by: "Scope | None" = None
     handle: "weakref.ref[Any] | None" = None
+    group: str | None = None
     state: State = State.NEW
     cause: BaseException | None = None
     lost: BaseException | None = None
     depth: int = field(init=False)
     level: int = field(init=False)
     left: bool = False
-    written: Changes = field(factory=Changes)
+    written: Changes = NOTHING
     entered: float = field(factory=time.monotonic)
     events: list[Event] = field(factory=list[Event])
     before_commit: list[Hook] = field(factory=list[Hook])
@@ -195,11 +197,11 @@ class Scope:
         parent = self.parent
         assert parent is not None
         parent.written += self.written
-        parent.events.extend(self.events)
-        parent.before_commit.extend(self.before_commit)
-        parent.after_commit.extend(self.after_commit)
-        parent.after_rollback.extend(self.after_rollback)
-        parent.added.extend(self.added)
+        parent.events += self.events
+        parent.before_commit += self.before_commit
+        parent.after_commit += self.after_commit
+        parent.after_rollback += self.after_rollback
+        parent.added += self.added
 
     def discard(self) -> None:
         """Forget what lives in this scope: it was rolled back. What was added is in no unit again."""

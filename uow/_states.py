@@ -29,6 +29,8 @@ class State(enum.Enum):
     ROLLED_BACK = "rolled back"
     IN_DOUBT = "in doubt"
 
+    __hash__ = object.__hash__  # a member is itself alone; Enum's own is Python, and called at every step
+
     @property
     def open(self) -> bool:
         """Whether the scope has begun and not ended."""
@@ -52,6 +54,8 @@ class Verb(enum.Enum):
     ROLLBACK = "roll back"
     DURABLE = "COMMIT confirmed"
     DOUBT = "answer to COMMIT lost"
+
+    __hash__ = object.__hash__  # see State
 
 
 @frozen
@@ -91,6 +95,7 @@ class Refusal:
 
 _WITH_WORK = "BEGIN, with the first statement"
 _SAVEPOINT = "SAVEPOINT, with the first statement"
+_RELEASE = "what is pending, RELEASE SAVEPOINT (on PostgreSQL with the next statement)"
 
 TRANSITIONS = MappingProxyType(
     {
@@ -101,7 +106,13 @@ TRANSITIONS = MappingProxyType(
             Rule(State.ACTIVE, Verb.BREAK, State.BROKEN),
             Rule(State.ACTIVE, Verb.DOOM, State.DOOMED),
             Rule(State.ACTIVE, Verb.COMMIT, State.COMMITTING, "what is pending"),
-            Rule(State.ACTIVE, Verb.RELEASE, State.RELEASED, "", "what is pending, RELEASE SAVEPOINT"),
+            Rule(
+                State.ACTIVE,
+                Verb.RELEASE,
+                State.RELEASED,
+                "",
+                "what is pending, RELEASE SAVEPOINT (on PostgreSQL with the next statement)",
+            ),
             Rule(State.ACTIVE, Verb.ROLLBACK, State.ROLLED_BACK, "ROLLBACK", "ROLLBACK TO SAVEPOINT"),
             Rule(State.BROKEN, Verb.DOOM, State.DOOMED),
             Rule(State.BROKEN, Verb.ROLLBACK, State.ROLLED_BACK, "ROLLBACK", "ROLLBACK TO SAVEPOINT"),

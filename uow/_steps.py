@@ -8,7 +8,6 @@ import asyncio
 import inspect
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, Protocol, TypeAlias, TypeVar
@@ -24,14 +23,19 @@ Steps: TypeAlias = Coroutine[Any, Any, R]
 _ending: ContextVar[Scope | None] = ContextVar("uow_ending", default=None)
 
 
-@contextmanager
-def ending(scope: Scope) -> Generator[None]:
-    """Be at the end of *scope* that must not be cut off: a COMMIT, a ROLLBACK, the return of a connection."""
-    token = _ending.set(scope)
-    try:
-        yield
-    finally:
-        _ending.reset(token)
+class ending:  # a class, where a generator would cost more than what it surrounds
+    """
+    Be at the end of *scope* that must not be cut off: a COMMIT, a ROLLBACK, the return of a connection.
+    """
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    def __enter__(self) -> None:
+        self._token = _ending.set(self._scope)
+
+    def __exit__(self, *exc: object) -> None:
+        _ending.reset(self._token)
 
 
 def scope_ending() -> Scope | None:

@@ -2,16 +2,17 @@
 What an adapter provides: the primitives of one database transaction. Every rule is kept above them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from attrs import frozen
 
 from uow.domain import Gateway
 
+from ._outcomes import Claim, Outcome
 from .errors import CommitOutcomeUnknown, DatabaseError
 
-__all__ = ["Changes", "Transaction", "Watcher"]
+__all__ = ["NOTHING", "Changes", "Transaction", "Watcher"]
 
 E = TypeVar("E")
 
@@ -37,6 +38,8 @@ class Changes:
     statements: int = 0
 
     def __add__(self, other: "Changes") -> "Changes":
+        if self is NOTHING or other is NOTHING:
+            return other if self is NOTHING else self
         return Changes(
             self.added + other.added,
             self.changed + other.changed,
@@ -59,6 +62,10 @@ class Changes:
             if count
         ]
         return ", ".join(parts) or "nothing"
+
+
+NOTHING = Changes()
+"""No work."""
 
 
 @frozen
@@ -128,6 +135,14 @@ class Transaction(Protocol):
         """Write what is pending and raise unless the database could commit now; nothing is durable yet."""
         ...
 
+    def claim(self, key: str, token: str, /) -> Claim | None:
+        """Take *key* for this transaction; return who took it before, once that one is durable."""
+        ...
+
+    def mark(self, outcome: Outcome, token: str, /) -> str:
+        """Leave in the database what tells later whether this transaction was committed; return the token for it."""
+        ...
+
     def commit(self) -> None:
         """
         Make the work durable, or raise a DatabaseError; ConnectionLost is taken to say that nobody knows.
@@ -136,12 +151,46 @@ class Transaction(Protocol):
         """
         ...
 
+    def abandon(self) -> None:
+        """Throw the connection away, since nobody knows what became of COMMIT; entities stay as they are."""
+        ...
+
     def rollback(self) -> None:
         """Undo everything; entities that were added are new again."""
         ...
 
     def close(self, *, broken: bool = False) -> None:
         """Give the connection back, or throw it away if it is *broken*; entities stay readable."""
+        ...
+
+    # ------------------------------------------------------------------------- as a branch of a distributed transaction
+
+    def enlist(self, id: str, name: str, /, *, decides: bool) -> None:
+        """
+        Be the branch called *name* of the distributed transaction *id*, or its last agent; nothing was sent yet.
+
+        Once it is prepared, `commit` and `rollback` are what end the branch.
+        """
+        ...
+
+    def may_have_written(self) -> bool:
+        """Tell whether anything may have been written; False is certain."""
+        ...
+
+    def give_time(self, seconds: float, /) -> None:
+        """As the last agent, be able to `decide` for that long from now, or less, by the database's clock."""
+        ...
+
+    def prepare(self) -> None:
+        """
+        Write the witness row, and make the branch survive everything until it is told how to end.
+
+        ConnectionLost is taken to say that nobody knows whether it did.
+        """
+        ...
+
+    def decide(self, branches: Sequence[str], /) -> None:
+        """As the last agent, write the outcome row: `commit` is the decision for all *branches*, by their names."""
         ...
 
     @property

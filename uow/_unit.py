@@ -4,14 +4,17 @@ The port: a unit of work, as applications and adapters see it.
 
 import time
 from collections.abc import Callable, Iterable
+from operator import is_
 from types import TracebackType
 from typing import ParamSpec, Self, TypeVar, Unpack
 
 from uow.domain import Event, demand_event
 
+from ._commit import resolve
 from ._handle import Handle
 from ._hooks import Handlers
 from ._options import Options, OptionValues
+from ._outcomes import Outcome, demand_outcome
 from ._retries import Attempts, Retry, run
 from ._scope import Observer, Status
 from ._states import State
@@ -24,6 +27,8 @@ __all__ = ["UnitOfWork"]
 P = ParamSpec("P")
 R = TypeVar("R")
 H = TypeVar("H", bound=Callable[[], object])
+# Most units are made with these, and one is made in every request.
+_RETRY, _OPTIONS, _NOTHING_ASKED = Retry(), Options(), (None, False, False, None, None)
 
 
 class UnitOfWork(Handle):
@@ -44,6 +49,11 @@ class UnitOfWork(Handle):
         handoff: Let the unit move between threads, one after the other. Two at once are an error all the same.
 
         retry: How `attempts()` and `run()` go about it.
+
+        outcome: How to find out what became of the work when the connection is lost while COMMIT is on its way.
+            ``row``: the unit leaves a row in the table ``uow_outcome``. ``xid``: PostgreSQL is asked what became of the
+            transaction's number, which writes nothing, and cannot tell after the server was started anew. ``none``:
+            nobody finds out.
 
         isolation: The isolation level, such as ``SERIALIZABLE``; the engine's own by default.
 
@@ -67,6 +77,7 @@ class UnitOfWork(Handle):
         strict: bool = False,
         handoff: bool = False,
         retry: Retry | None = None,
+        outcome: Outcome = "none",
         isolation: str | None = None,
         read_only: bool = False,
         deferrable: bool = False,
@@ -75,11 +86,13 @@ class UnitOfWork(Handle):
     ) -> None:
         if not isinstance(retry, Retry | None):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(f"retry is {retry!r}", "Pass Retry(attempts=3), or leave it out.")
-        options = Options(isolation, read_only, deferrable, statement_timeout, lock_timeout)
+        demand_outcome(outcome)
+        asked = (isolation, read_only, deferrable, statement_timeout, lock_timeout)
+        options = _OPTIONS if all(map(is_, asked, _NOTHING_ASKED)) else Options(*asked)
         super().__init__(
-            Settings(options, Handlers() if handlers is None else handlers, tuple(observers), strict, handoff)
+            Settings(options, Handlers() if handlers is None else handlers, tuple(observers), strict, handoff, outcome)
         )
-        self._retry = retry or Retry()
+        self._retry = retry or _RETRY
 
     # ------------------------------------------------------------------------------------------------------ scopes
 
@@ -159,7 +172,7 @@ class UnitOfWork(Handle):
         Raises:
             uow.errors.UnitOfWorkActive: A unit is open around it, whose work a new attempt could not do again.
         """
-        return Attempts(self, retry or self._retry)
+        return Attempts(self, retry or self._retry)  # type: ignore[arg-type]  # mypy does not see what Self is there
 
     def run(self, work: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """
@@ -171,7 +184,7 @@ class UnitOfWork(Handle):
         Raises:
             uow.errors.UnitOfWorkActive: A unit is open around it, whose work a new attempt could not do again.
         """
-        return run(self, work, *args, **kwargs)
+        return run(self, self._retry, work, *args, **kwargs)
 
     def commit(self) -> None:
         """
@@ -188,7 +201,10 @@ class UnitOfWork(Handle):
 
             uow.errors.AfterCommitFailed: The work is durable, and a hook that ran afterwards failed.
 
-            uow.errors.CommitOutcomeUnknown: The connection was lost while the database was committing.
+            uow.errors.CommitOutcomeUnknown: The connection was lost while the database was committing, and what the
+                unit's *outcome* says found out nothing.
+
+            uow.errors.ConnectionLost: The same, and it found out that nothing was committed.
         """
         finish(self._commit())
 
@@ -214,6 +230,46 @@ class UnitOfWork(Handle):
         """
         context = self._usable("flush()")
         context.run("flush()", context.transaction.flush)
+
+    def once(self, key: str) -> None:
+        """
+        Let the work of this scope be done at most once under *key*, whoever else tries.
+
+        Call it before the work. Until this unit has ended, another one with that key waits; once it is durable, that
+        one gets `uow.errors.AlreadyDone`. A scope that is rolled back leaves the key free. A key is remembered for at
+        least seven days.
+
+        Args:
+            key: 1 to 200 characters, such as ``consumer:message id``.
+
+        Raises:
+            uow.errors.AlreadyDone: The work was done before.
+
+            uow.errors.LockTimeout: Another unit is at it, longer than ``lock_timeout`` allows; the fake never waits.
+        """
+        self._usable("once()").once(key)
+
+    def resolve(self, token: str, *, timeout: float = 10.0) -> State:
+        """
+        Find out what became of the unit whose commit raised `uow.errors.CommitOutcomeUnknown` with *token*.
+
+        Any unit on the same database can tell, open or not, in any process. One that was not committed until now
+        cannot be any more, so the answer never changes.
+
+        Args:
+            token: What the error had.
+
+            timeout: How long to try, in seconds.
+
+        Returns:
+            ``State.COMMITTED`` or ``State.ROLLED_BACK``.
+
+        Raises:
+            uow.errors.CommitOutcomeUnknown: The database cannot tell, or not in time.
+
+            uow.errors.InvalidArgument: It is no token.
+        """
+        return resolve(self._outcomes(), self._name, token, timeout)
 
     # ----------------------------------------------------------------------------------------------- hooks and events
 

@@ -3,8 +3,7 @@ The work in an entered unit: who may do it, which scope it belongs to, what an e
 """
 
 import weakref
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 from attrs import frozen
@@ -14,12 +13,14 @@ from uow.domain import Aggregate, Event, journal_of
 from ._bridges import directly
 from ._hooks import Calls, Handlers
 from ._options import Options
+from ._outcomes import Outcome, Outcomes, demand_key, new_token
 from ._owner import Owner
 from ._scope import Hook, Observer, Scope, Status
 from ._states import State, Verb
 from ._steps import Bridge
 from ._transaction import Changes, Transaction, Watcher
 from .errors import (
+    AlreadyDone,
     CommitOutcomeUnknown,
     DatabaseError,
     OutsideUnitOfWork,
@@ -47,6 +48,7 @@ class Settings:
     observers: tuple[Observer, ...]
     strict: bool
     handoff: bool
+    outcome: Outcome = "none"
 
 
 class Work:
@@ -75,6 +77,7 @@ class Work:
         self.unit = name
         self.kind: type[object] = type(unit)
         self.database = unit._database()
+        self.outcomes: Outcomes = unit._outcomes()
         self.transaction = transaction
         self.settings = settings
         self.options = settings.options
@@ -118,7 +121,8 @@ class Work:
 
     def check(self, operation: str) -> Scope:
         """Return the scope that *operation* belongs to, or raise why there can be no work now."""
-        self.demand_inside(operation)
+        if self.bridge is not None:
+            self.demand_inside(operation)
         if self.root.left:
             raise OutsideUnitOfWork(
                 operation, self.root.title, "the unit's block was left", "Do it inside the block, or in a new one."
@@ -139,28 +143,31 @@ class Work:
 
     def run(self, operation: str, call: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Do one operation under the rules: by its owner, in a scope that can work, one at a time."""
-        with self.alone(operation):
-            self.check(operation)
-            try:
-                return call(*args, **kwargs)
-            except DatabaseError as error:
-                self.fail(error)
-                raise
-
-    @contextmanager
-    def alone(self, operation: str, *, wait: bool = False) -> Generator[None]:
-        """Keep other threads out while *operation* is under way."""
-        if not self.owner.take(wait=wait):
-            raise WrongTask(
-                operation,
-                self.root.title,
-                "another thread or task is using it at this moment",
-                "Use it from one at a time.",
-            )
+        owner = self.owner
+        if not owner.take(wait=False):
+            raise self._busy(operation)
         try:
-            yield
+            self.check(operation)
+            return call(*args, **kwargs)
+        except DatabaseError as error:
+            self.fail(error)
+            raise
         finally:
-            self.owner.give()
+            owner.give()
+
+    def alone(self, operation: str, *, wait: bool = False) -> Owner:
+        """Keep other threads out, in a ``with`` block, while *operation* is under way."""
+        if not self.owner.take(wait=wait):
+            raise self._busy(operation)
+        return self.owner
+
+    def _busy(self, operation: str) -> WrongTask:
+        return WrongTask(
+            operation,
+            self.root.title,
+            "another thread or task is using it at this moment",
+            "Use it from one at a time.",
+        )
 
     def fail(self, error: DatabaseError) -> None:
         """Mark what *error* breaks: the scope it happened in, or every open one if it dooms the unit."""
@@ -185,8 +192,20 @@ class Work:
 
     def flushed(self, changes: Changes) -> None:
         """Count what is written, or refuse it in a read-only unit."""
-        self.demand_writable(f"write what is pending ({changes})")
+        if self.options.read_only:
+            self.demand_writable(f"write what is pending ({changes})")
         self.innermost.written += changes
+
+    def once(self, key: str) -> None:
+        """Take *key* for the innermost scope, or raise who took it before."""
+        operation = "once()"
+        demand_key(key)
+        self.check(operation)
+        self.demand_writable(operation)
+        first = self.run(operation, self.transaction.claim, key, new_token())
+        if first is not None:
+            raise AlreadyDone(self.innermost.title, key, first.decided_at)
+        self.innermost.written += Changes(statements=1)
 
     def record(self, event: Event) -> None:
         """Take an event into the innermost scope."""
@@ -195,18 +214,20 @@ class Work:
     def loaded(self, entity: object) -> None:
         """Bind an aggregate that came from the database to this unit."""
         if isinstance(entity, Aggregate):
-            if journal_of(entity).pending:  # recorded since an earlier unit
+            journal = journal_of(entity)
+            if journal.pending:  # recorded since an earlier unit
                 self.took_in(entity)
-            journal_of(entity).sink = self.sink
+            journal.sink = self.sink
 
     def took_in(self, entity: object) -> None:
         """Bind an aggregate that was added, and take the events that waited in it."""
         if isinstance(entity, Aggregate):
             journal = journal_of(entity)
             scope = self.innermost
-            scope.added.append((weakref.ref(entity), list(journal.pending)))
-            scope.events.extend(journal.pending)
-            journal.pending.clear()
+            scope.added.append((weakref.ref(entity), tuple(journal.pending)))
+            if journal.pending:
+                scope.events.extend(journal.pending)
+                journal.pending.clear()
             journal.sink = self.sink
 
     def register(self, hook: Hook, kind: str) -> None:

@@ -7,6 +7,7 @@ and what to do instead.
 """
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import ClassVar
 
 from attrs import define
@@ -24,6 +25,7 @@ from uow.domain import (
 __all__ = [
     "AfterCommitFailed",
     "AfterRollbackFailed",
+    "AlreadyDone",
     "CheckViolation",
     "CommitOutcomeUnknown",
     "ConfigurationError",
@@ -220,15 +222,45 @@ class CommitOutcomeUnknown(UnitOfWorkError):
         unit: The unit.
 
         reason: What happened.
+
+        token: What ``resolve()`` finds out with, now or later, here or in another process; None if nothing was left
+            in the database to find out by.
     """
 
     unit: str
     reason: str
+    token: str | None = None
+
+    def __str__(self) -> str:
+        hint = (
+            "Read the data back before you do the work again, or make the unit with outcome='row', which finds out"
+            if self.token is None
+            else f"resolve({self.token!r}) finds out as soon as the database answers"
+        )
+        return f"Cannot tell whether {self.unit} was committed: {self.reason}. {hint}."
+
+
+@define(slots=False)
+class AlreadyDone(UnitOfWorkError):
+    """
+    A unit took a key with ``once()`` under which another one was committed before; its own work was not done again.
+
+    Args:
+        unit: The unit.
+
+        key: The key.
+
+        decided_at: When the first one took it, by the database's clock.
+    """
+
+    unit: str
+    key: str
+    decided_at: datetime
 
     def __str__(self) -> str:
         return (
-            f"Cannot tell whether {self.unit} was committed: {self.reason}. "
-            f"Read the data back before you do the work again."
+            f"{self.unit} was not done: another one was committed under the key {self.key!r} at {self.decided_at}. "
+            f"Leave the block with this error, and take the work for done."
         )
 
 
