@@ -21,16 +21,17 @@ from uow.errors import (
 
 __all__ = ["Failure", "Failures"]
 
-_OPERATIONS = ("begin", "flush", "savepoint", "release", "commit", "rollback")
+_OPERATIONS = ("begin", "flush", "savepoint", "release", "commit", "rollback", "prepare", "finish")
 _WHERE: tuple[tuple[type[UnitOfWorkError], tuple[str, ...], str], ...] = (
     (ConnectionUnavailable, ("begin",), "later a unit has its connection"),
-    (IntegrityViolation, ("flush", "commit"), "a constraint is checked there"),
-    (StaleVersion, ("flush", "commit"), "a version is compared there"),
-    (ReadOnlyTransaction, ("flush", "commit"), "that is where a unit writes"),
+    (IntegrityViolation, ("flush", "commit", "prepare"), "a constraint is checked there"),
+    (StaleVersion, ("flush", "commit", "prepare"), "a version is compared there"),
+    (ReadOnlyTransaction, ("flush", "commit", "prepare"), "that is where a unit writes"),
     (DatabaseError, _OPERATIONS, ""),
     (CommitOutcomeUnknown, ("commit",), "nothing else is in doubt"),
     (AfterCommitFailed, ("commit",), "it says that the commit stands"),
 )
+_KEEPING = ("commit", "prepare", "finish")
 _AMBIGUOUS = (CommitOutcomeUnknown, ConnectionLost)
 
 
@@ -72,6 +73,9 @@ class Failures:
     def __init__(self) -> None:
         self._orders: list[_Order] = []
 
+    def __bool__(self) -> bool:
+        return bool(self._orders)
+
     @property
     def pending(self) -> tuple[Failure, ...]:
         """What was ordered and not met yet."""
@@ -100,8 +104,8 @@ class Failures:
                 f"{kind.__name__} says that nothing was kept, so kept=True would be a lie",
                 f"Pass kept with {' or '.join(each.__name__ for each in _AMBIGUOUS)}, which leave that open.",
             )
-        if kept and operation != "commit":
-            raise ConfigurationError(f"a {operation} keeps nothing", "Pass kept with commit.")
+        if kept and operation not in _KEEPING:
+            raise ConfigurationError(f"a {operation} keeps nothing", f"Pass kept with {' or '.join(_KEEPING)}.")
         made = _made(error) if isinstance(error, type) else error
         kept = kept or isinstance(made, AfterCommitFailed)
         self._orders.append(_Order(Failure(operation, made, nth, entity, kept), nth))

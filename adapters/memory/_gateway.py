@@ -42,6 +42,15 @@ class FakeGateway(Generic[E]):
                 )
             self._unit.add(entity)
 
+    def twin(self, entity: E, /) -> E | None:
+        """Return the other object that the unit holds for the row of *entity*."""
+        held: E | None = self._unit.twin(entity)
+        return held
+
+    def is_elsewhere(self, entity: E, /) -> bool:
+        """Tell whether another unit that is open holds *entity*."""
+        return self._unit.is_elsewhere(entity)
+
     def remove(self, entity: E, /) -> bool:
         """Remove *entity*; forget it if it was not written yet."""
         return self._unit.remove(entity)

@@ -37,6 +37,14 @@ class Unit(Protocol):
         """Take a new entity in."""
         ...
 
+    def twin(self, entity: Any) -> Any | None:
+        """Return the other object that the unit holds for the row of *entity*."""
+        ...
+
+    def is_elsewhere(self, entity: Any) -> bool:
+        """Tell whether another unit on the store that is open tracks *entity*."""
+        ...
+
     def remove(self, entity: Any) -> bool:
         """Remove an entity; False if this unit knows none such."""
         ...
@@ -136,7 +144,7 @@ class Graph:
             if relation.deletes if owner.removed else relation.orphans:
                 self._unit.remove(member)
             elif owner.base is not None and pick(relation.there, tracked.attributes) == pick(relation.here, owner.base):
-                tracked.attributes.update(dict.fromkeys(relation.there))
+                tracked.set(dict.fromkeys(relation.there))
 
 
 def _one_by_one(waiting: deque[Tracked], tracked: Tracked, call: Callable[[Tracked], None]) -> None:
@@ -187,5 +195,6 @@ def _point(owner: Tracked, relation: Relation) -> bool:
 
 def _set(tracked: Tracked, names: tuple[str, ...], values: list[Any]) -> bool:
     changed = {name: value for name, value in zip(names, values, strict=True) if tracked.attributes.get(name) != value}
-    tracked.attributes.update(changed)
+    if changed:
+        tracked.set(changed)
     return bool(changed)

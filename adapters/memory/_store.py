@@ -6,20 +6,25 @@ import itertools
 import threading
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime
 from typing import Any, Literal, TypeVar
 
+from uow import Heuristic
 from uow.domain import Specification, attributes_of, key_names_of, trace
 from uow.errors import ConfigurationError, LockTimeout, UnitOfWorkError, UnmappedEntity
 
 from ._failures import Failure, Failures
+from ._outcomes import Branch, FakeOutcomes
 from ._relations import referring_attributes_of
 from ._schema import read_schema
 from ._tables import Check, ForeignKey, Key, Row, Table, Unique, Values
+from ._tracking import Shape
 
 __all__ = ["Store"]
 
 E = TypeVar("E")
+_numbers = itertools.count(1)
 OnDelete = Literal["cascade", "set null"]
 
 
@@ -46,16 +51,22 @@ class Store:
     """
 
     def __init__(self, *metadata: Any, unchecked: Collection[str] = ()) -> None:
+        self.name = f"store{next(_numbers)}"
         self.mutex = threading.RLock()
         self._metadata = metadata
         self._unchecked = unchecked
         self._tables: dict[type, Table] = {}
+        self._shapes: dict[type, Shape] = {}
         self._half_made: dict[type, Table] = {}
         self._references_of: defaultdict[type, list[ForeignKey]] = defaultdict(list)
         self._references_to: defaultdict[type, list[ForeignKey]] = defaultdict(list)
         self._locks: dict[tuple[type, Key], tuple[bool, set[object]]] = {}
         self._locked_by: defaultdict[object, set[tuple[type, Key]]] = defaultdict(set)
         self._failures = Failures()
+        self.outcomes = FakeOutcomes(self.mutex)
+        self.prepared: dict[str, Branch] = {}
+        self.witnesses: dict[str, datetime] = {}
+        self.heuristics: dict[tuple[str, str], Heuristic] = {}
         self._revisions = itertools.count(1)
         self.transactions: weakref.WeakSet[Any] = weakref.WeakSet()
         self.snapshots: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -174,7 +185,8 @@ class Store:
         Args:
             operation: ``begin``: the first look at the store. ``flush``: writing what is pending, as every read,
                 ``nested()`` and ``commit()`` do first. ``savepoint``: the entry of ``nested()``. ``release``: its
-                end. ``commit``. ``rollback``: of the unit, or of a nested scope.
+                end. ``commit``. ``rollback``: of the unit, or of a nested scope. In a group of units also ``prepare``,
+                and ``finish``: what follows it, when all is decided.
 
             error: An error of the database, or its class; for ``commit`` also `uow.errors.CommitOutcomeUnknown` and
                 `uow.errors.AfterCommitFailed`.
@@ -183,7 +195,7 @@ class Store:
 
             entity: Count only the flushes that write an entity of this class.
 
-            kept: With an outcome that is unknown: whether the work is kept all the same.
+            kept: With an outcome that is unknown: whether it was done all the same.
 
         Raises:
             uow.errors.ConfigurationError: The combination means nothing.
@@ -219,6 +231,13 @@ class Store:
         found = self._tables.get(entity)
         return self._made(entity) if found is None else found
 
+    def shape(self, entity: type) -> Shape:
+        """Return how instances of *entity* are read and filled."""
+        shape = self._shapes.get(entity)
+        if shape is None or shape.mapper is not getattr(entity, "__mapper__", None):
+            shape = self._shapes[entity] = Shape(entity)
+        return shape
+
     def _made(self, entity: type) -> Table:
         with self.mutex:
             for tables in (self._tables, self._half_made):  # one that refers to itself, or in a circle, is half made
@@ -241,13 +260,18 @@ class Store:
             self._tables[entity] = table
             return table
 
-    def references_of(self, entity: type) -> list[ForeignKey]:
-        """Return the foreign keys that *entity* has."""
-        return self._references_of.get(entity, [])
+    @property
+    def has_references(self) -> bool:
+        """Whether there is any foreign key."""
+        return bool(self._references_of)
 
-    def references_to(self, entity: type) -> list[ForeignKey]:
+    def references_of(self, entity: type) -> Sequence[ForeignKey]:
+        """Return the foreign keys that *entity* has."""
+        return self._references_of.get(entity, ())
+
+    def references_to(self, entity: type) -> Sequence[ForeignKey]:
         """Return the foreign keys that point at *entity*."""
-        return self._references_to.get(entity, [])
+        return self._references_to.get(entity, ())
 
     def next_id(self, entity: type) -> int:
         """Generate a key; one that a rollback discards is not used again, as in a database."""
@@ -265,6 +289,8 @@ class Store:
 
     def fail_if_asked(self, operation: str, writes: Callable[[type], bool], *, done: bool) -> None:
         """Raise what `fail_next` ordered for *operation*: before it, or once it is *done* if its work is to be kept."""
+        if not self._failures:
+            return
         with self.mutex:
             self._failures.meet(operation, writes, done=done)
 

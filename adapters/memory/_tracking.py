@@ -3,10 +3,15 @@ The entities of one unit in memory, and what they were like when the fake last l
 """
 
 import copy
+import itertools
 import weakref
+from collections.abc import Collection
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from enum import Enum
 from types import FunctionType
 from typing import Any, cast
+from uuid import UUID
 
 from attrs import define, field
 
@@ -19,7 +24,10 @@ from ._tables import Key, Values
 __all__ = ["Shape", "Tracked", "alike", "attributes_in", "tracked_as"]
 
 _MARK = "_uow_tracked"
-_IMMUTABLE = frozenset({str, int, float, bool, bytes, type(None), complex})
+_WATCHES = "__uow_watches__"
+_IMMUTABLE = frozenset(
+    {str, int, float, bool, bytes, type(None), complex, date, datetime, time, timedelta, Decimal, UUID}
+)
 _ATOMS = (Enum, type, FunctionType)
 
 
@@ -67,6 +75,42 @@ def _held(entity: object) -> Values:
     return {name: value for name, value in held.items() if not name.startswith(("_uow_", "_sa_"))}
 
 
+def are_fixed(values: Collection[Any]) -> bool:
+    """Tell whether none of *values* can be changed in place."""
+    return _IMMUTABLE.issuperset(map(type, values)) or all(
+        type(value) in _IMMUTABLE or isinstance(value, _ATOMS) for value in values
+    )
+
+
+def watch(entity: type) -> bool:
+    """
+    Let instances of *entity* tell their unit when an attribute is set or deleted, as a mapper does.
+
+    False for a class that has a ``__setattr__`` of its own: those often set attributes past it.
+    """
+    methods = [vars(base).get(name) for base in entity.__mro__[:-1] for name in ("__setattr__", "__delattr__")]
+    if not any(methods):
+        _instrument(entity)
+        return True
+    return all(method is None or hasattr(method, _WATCHES) for method in methods)
+
+
+def _instrument(entity: Any) -> None:
+    def __setattr__(self: Any, name: str, value: Any) -> None:
+        cast("Any", super(entity, self)).__setattr__(name, value)
+        if (tracked := self.__dict__.get(_MARK)) is not None:
+            tracked.suspect()
+
+    def __delattr__(self: Any, name: str) -> None:
+        cast("Any", super(entity, self)).__delattr__(name)
+        if (tracked := self.__dict__.get(_MARK)) is not None:
+            tracked.suspect()
+
+    for method in (__setattr__, __delattr__):
+        setattr(method, _WATCHES, True)
+        type.__setattr__(entity, method.__name__, method)
+
+
 class Shape:
     """
     How instances of an entity class are read, made and filled.
@@ -77,13 +121,15 @@ class Shape:
         self.attributes = attributes_of(entity)
         self.key = key_names_of(entity)
         self.version = version_name_of(entity)
+        self.mapper: Any = getattr(entity, "__mapper__", None)
         self.relations, self._unkept = relations_of(entity)
+        # A mapper sets what is related past the class.
+        self.watched = watch(entity) and not self.relations and not self._unkept
 
     def make(self) -> Any:
         """Return an instance without calling ``__init__``, as a mapper does."""
-        mapper = getattr(self.entity, "__mapper__", None)
-        if mapper is not None:
-            return mapper.class_manager.new_instance()
+        if self.mapper is not None:
+            return self.mapper.class_manager.new_instance()
         return object.__new__(self.entity)  # pyright: ignore[reportUnknownVariableType]
 
     def key_of(self, attributes: Values) -> Key:
@@ -92,7 +138,8 @@ class Shape:
 
     def values_of(self, attributes: Values) -> Values:
         """Return a copy of the stored ones among *attributes*."""
-        return {name: freeze(attributes.get(name)) for name in self.attributes}
+        values = {name: attributes.get(name) for name in self.attributes}
+        return values if are_fixed(values.values()) else {name: freeze(value) for name, value in values.items()}
 
     def demand_storable(self, attributes: Values) -> None:
         """Raise if *attributes* hold related entities, which a mapping would store and the fake would lose."""
@@ -106,8 +153,7 @@ class Shape:
 
     def fill(self, attributes: Values, values: Values) -> None:
         """Set stored *attributes* to *values*."""
-        for name in self.attributes:
-            attributes[name] = freeze(values[name])
+        attributes.update(self.values_of(values))
 
 
 @define(eq=False)
@@ -121,9 +167,11 @@ class Tracked:
     Args:
         shape: Of its class.
 
-        reference: The entity, as long as somebody uses it.
-
         attributes: The entity's ``__dict__``.
+
+        suspects: Those of its unit that may differ from their base.
+
+        reference: The entity, as long as somebody uses it.
 
         base: Its values when they were last read or written; None while it is not written.
 
@@ -131,26 +179,47 @@ class Tracked:
 
         removed: Whether it is to be removed, or was.
 
+        number: Its place among all, in the order of their coming.
+
         keep: The entity while it is new, or has relationships: nobody else may.
 
         related: The entities in its relationships when these were last read or written.
     """
 
     shape: Shape
-    reference: "weakref.ref[Any]"
     attributes: Values
+    suspects: "dict[Tracked, None]"
+    reference: "weakref.ref[Any]" = field(init=False)
     base: Values | None = None
     revision: int | None = None
     removed: bool = False
+    number: int = field(factory=itertools.count().__next__, init=False)
     keep: Any = None
     related: dict[str, list[Any]] = field(factory=dict[str, list[Any]])
 
     @classmethod
-    def of(cls, shape: Shape, entity: Any) -> "Tracked":
+    def of(cls, shape: Shape, entity: Any, suspects: "dict[Tracked, None]") -> "Tracked":
         """Track *entity*, and let it be known when it comes to another unit."""
-        tracked = cls(shape, weakref.ref(entity), attributes_in(entity))
+        tracked = cls(shape, attributes_in(entity), suspects)
+        tracked.reference = weakref.ref(entity, tracked.suspect)
         tracked.attributes[_MARK] = tracked
         return tracked
+
+    def suspect(self, _: Any = None) -> None:
+        """Let the next flush look at it: it may have been changed, or nobody uses it any more."""
+        self.suspects[self] = None
+
+    def settle(self) -> None:
+        """Be equal to its base now, and no suspect any more if it will tell when that changes."""
+        if self.quiet and self.reference() is not None:
+            self.suspects.pop(self, None)
+        else:
+            self.suspect()
+
+    def set(self, values: Values) -> None:
+        """Set some attributes."""
+        self.attributes.update(values)
+        self.suspect()
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         """Leave a copy of an entity untracked: it is new."""
@@ -164,7 +233,7 @@ class Tracked:
             entity = self.shape.make()
             attributes_in(entity).update({k: v for k, v in self.attributes.items() if k != "_sa_instance_state"})
             self.attributes = attributes_in(entity)
-            self.reference = weakref.ref(entity)
+            self.reference = weakref.ref(entity, self.suspect)
         return entity
 
     @property
@@ -185,7 +254,15 @@ class Tracked:
     def changed(self) -> bool:
         """Whether the entity differs from its base."""
         base, attributes = self.base, self.attributes
-        return base is not None and not all(alike(attributes.get(name), value) for name, value in base.items())
+        if base is None or base.items() <= attributes.items():  # what is equal is alike, and this asks fast
+            return False
+        return not all(alike(attributes.get(name), value) for name, value in base.items())
+
+    @property
+    def quiet(self) -> bool:
+        """Whether it will tell when it is changed: no value can be changed in place."""
+        attributes = self.attributes
+        return self.shape.watched and are_fixed([attributes.get(name) for name in self.shape.attributes])
 
 
 def tracked_as(entity: Any) -> Tracked | None:

@@ -2,17 +2,31 @@
 The primitives of a unit, in memory.
 """
 
+import time
 import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from attrs import define, field
 
-from uow import Changes, Options, Watcher
-from uow.errors import ConnectionLost, SerializationFailure, StaleVersion, UniqueViolation
+from uow import Changes, Claim, Decision, Finished, Options, Outcome, Watcher
+from uow.errors import (
+    ConnectionLost,
+    DatabaseError,
+    LockTimeout,
+    SerializationFailure,
+    StaleVersion,
+    UniqueViolation,
+)
 
 from ._constraints import check_references, check_row, check_uniques, taken
 from ._gateway import FakeGateway
 from ._graph import Graph
+from ._outcomes import Branch
+from ._resource import FakeResource
 from ._store import Store
 from ._tables import ForeignKey, Key, Row, Table, Values, pick
 from ._tracking import Shape, Tracked, alike, attributes_in, tracked_as
@@ -21,6 +35,8 @@ from ._views import LEVELS, Layer, Name, View
 __all__ = ["FakeTransaction"]
 
 E = TypeVar("E")
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 @define(eq=False)
@@ -38,6 +54,8 @@ class Level:
         written: The rows written, with what this unit had written there before; `...` for nothing.
 
         related: The entities whose relationships were written, with what was in these before.
+
+        claims: The keys taken.
     """
 
     nested: bool = True
@@ -50,6 +68,7 @@ class Level:
     related: dict[int, tuple[Tracked, dict[str, list[Any]]]] = field(
         factory=dict[int, tuple[Tracked, dict[str, list[Any]]]]
     )
+    claims: dict[str, Claim] = field(factory=dict[str, Claim])
 
     def touch(self, tracked: Tracked) -> None:
         """Remember what *tracked* was like when this scope first touched it."""
@@ -58,15 +77,14 @@ class Level:
     def merge_into(self, parent: "Level") -> None:
         """Hand over to the scope around this one; what that one remembers is older and stays."""
         parent.added += self.added
-        for number, touched in self.touched.items():
-            if parent.nested or touched[0].removed:
-                parent.touched.setdefault(number, touched)
-        if not parent.nested:
-            return
-        for name, before in self.written.items():
-            parent.written.setdefault(name, before)
-        for number, related in self.related.items():
-            parent.related.setdefault(number, related)
+        parent.claims |= self.claims
+        if parent.nested:
+            parent.touched = _joined(parent.touched, self.touched)
+            parent.written = _joined(parent.written, self.written)
+            parent.related = _joined(parent.related, self.related)
+        else:
+            removed = {number: touched for number, touched in self.touched.items() if touched[0].removed}
+            parent.touched = _joined(parent.touched, removed)
 
 
 class FakeTransaction:
@@ -75,6 +93,7 @@ class FakeTransaction:
     """
 
     watcher: Watcher
+    branch: tuple[FakeResource, str]
 
     def __init__(self, store: Store, options: Options) -> None:
         self.store = store
@@ -82,12 +101,18 @@ class FakeTransaction:
         self.levels = [Level(nested=False)]
         self.begun = False
         self.lost = False
+        self.token: str | None = None
+        self.decision: Decision | None = None
+        self.prepared = False
+        self._deadline = 0.0
         self._tracked: dict[Name, Tracked] = {}
         self._new: dict[int, Tracked] = {}
+        self._suspects: dict[Tracked, None] = {}
         self._own: Layer[Values] = Layer()
         self._now = self._view = View(store, self._own)
         self._seen: dict[Name, int | None] = {}
         self._shapes: dict[type, Shape] = {}
+        self._related = False
         self._versions: dict[int, tuple[Tracked, int | None]] = {}
         self._written: dict[Name, Values | None] = {}
         self._graph = Graph(self)
@@ -103,9 +128,11 @@ class FakeTransaction:
         return FakeGateway(entity, self._shape(entity), self)
 
     def _shape(self, entity: type) -> Shape:
-        if entity not in self._shapes:
-            self._shapes[entity] = Shape(entity)
-        return self._shapes[entity]
+        shape = self._shapes.get(entity)
+        if shape is None:
+            shape = self._shapes[entity] = self.store.shape(entity)
+            self._related = self._related or bool(shape.relations)
+        return shape
 
     # ------------------------------------------------------------------------------------------------------- reading
 
@@ -124,13 +151,16 @@ class FakeTransaction:
         tracked = self._tracked.get(name)
         view.got(entity, key)
         values = view.row(entity, key)
-        if values is None or (tracked is not None and tracked.removed):
+        if tracked is not None and tracked.removed:
             return None
+        if values is None:  # gone, though not to a unit that still holds it, if that was another one's work
+            held = None if anew or name in self._own.rows else self._held(name)
+            return None if held is None else held.entity
         if anew:
             view.demand_unchanged(entity, key)
         if tracked is None:
             made = self._shape(entity).make()
-            tracked = self._tracked[name] = Tracked.of(self._shape(entity), made)
+            tracked = self._tracked[name] = Tracked.of(self._shape(entity), made, self._suspects)
             self._read(name, tracked, values)
             self.watcher.loaded(made)
         elif anew:
@@ -147,6 +177,7 @@ class FakeTransaction:
         tracked.revision = self._seen.get(name)
         tracked.shape.fill(tracked.attributes, values)
         tracked.base = tracked.shape.values_of(values)
+        tracked.settle()
 
     # ------------------------------------------------------------------------------------------------------- writing
 
@@ -159,25 +190,52 @@ class FakeTransaction:
             if self._tracked.get(name) is known:
                 known.removed = False
             else:
-                again = self._tracked[name] = Tracked.of(shape, entity)
+                again = self._tracked[name] = Tracked.of(shape, entity, self._suspects)
                 again.base, again.revision, again.related = known.base, known.revision, dict(known.related)
                 again.keep = entity if shape.relations else None
+                again.suspect()
                 self._seen[name] = known.revision
                 self.watcher.loaded(entity)
         elif id(entity) not in self._new:
             before = shape.values_of(attributes_in(entity))
             # Added again after it was removed, it is undone to what it was before the first time.
-            tracked = self._new[id(entity)] = Tracked.of(shape, entity) if known is None else known
-            tracked.keep, tracked.removed = entity, False
+            tracked = self._new[id(entity)] = known or Tracked.of(shape, entity, self._suspects)
+            tracked.keep, tracked.removed, tracked.suspects = entity, False, self._suspects
             self.levels[-1].added.append((weakref.ref(tracked), before))
             self.watcher.added(entity)
+
+    def twin(self, entity: Any) -> Any | None:
+        """Return the other object that this unit holds for the row of *entity*."""
+        known = tracked_as(entity)
+        if known is None or known.base is None:
+            return None
+        held = self._held((known.shape.entity, known.key))
+        return None if held is None or held is known else held.entity
+
+    def is_elsewhere(self, entity: Any) -> bool:
+        """Tell whether another unit on the store that is open tracks *entity*."""
+        known = tracked_as(entity)
+        if known is None or known.suspects is self._suspects:
+            return False
+        return any(other._suspects is known.suspects for other in self.store.transactions)
+
+    def _held(self, name: Name) -> Tracked | None:
+        """Return the entity that stands for the row *name*, if somebody uses it or it is to be written."""
+        held = self._tracked.get(name)
+        if held is None or held.base is None:
+            return None
+        return held if held.reference() is not None or held.removed or held.changed else None
 
     def knows(self, entity: Any) -> bool:
         """Tell whether *entity* is in this unit, or was removed."""
         known = tracked_as(entity)
         if known is None or known.removed or id(entity) in self._new:
             return known is not None
-        return known.base is not None and self._tracked.get((known.shape.entity, known.key)) is known
+        return self._has(known)
+
+    def _has(self, tracked: Tracked) -> bool:
+        """Tell whether *tracked* stands for a row in this unit."""
+        return tracked.base is not None and self._tracked.get((tracked.shape.entity, tracked.key)) is tracked
 
     def remove(self, entity: Any) -> bool:
         """Remove an entity; False if no unit knows it."""
@@ -190,18 +248,21 @@ class FakeTransaction:
         tracked = self._tracked[type(entity), known.key]
         self.levels[-1].touch(tracked)
         tracked.removed = True
+        tracked.suspect()
         self._graph.remove(tracked)
         return True
 
     def flush(self) -> None:
         """Write what is pending, each row checked against the constraints."""
         self._answer("flush")
-        for tracked in (*self._new.values(), *self._tracked.values()):
+        if not self._new and not self._suspects:
+            return
+        for tracked in (*self._new.values(), *self._suspects):
             tracked.shape.demand_storable(tracked.attributes)
-        self._graph.gather(self._owners())
+        self._gather()
         for tracked in self._new.values():
             self._prepare(tracked)
-        self._graph.point(self._owners())
+        self._point()
         changed, removed = self._dirty()
         if not (self._new or changed or removed):
             return
@@ -209,14 +270,26 @@ class FakeTransaction:
         self._written = {}
         try:
             self._write_all(changed, removed)
-            check_references(self._now, self.view, self._written, deferred=False)
+            view = self.view
+            if self.store.has_references:
+                check_references(self._now, view, self._written, deferred=False)
         except UniqueViolation:
             self.view.demand_valid()  # a unit that had looked before can try again, and will find what is there
             raise
         self._settle()
 
+    def _gather(self) -> None:
+        if self._related:
+            self._graph.gather(self._owners())
+
+    def _point(self) -> None:
+        if self._related:
+            self._graph.point(self._owners())
+
     def _owners(self) -> list[Tracked]:
         """Return what has relationships."""
+        if not self._related:
+            return []
         return [tracked for tracked in (*self._new.values(), *self._tracked.values()) if tracked.shape.relations]
 
     def _settle(self) -> None:
@@ -231,8 +304,8 @@ class FakeTransaction:
 
     def pending(self) -> Changes:
         """Count what is not written yet."""
-        self._graph.gather(self._owners())
-        self._graph.point(self._owners())
+        self._gather()
+        self._point()
         changed, removed = self._dirty()
         return Changes(len(self._new), len(changed), len(removed))
 
@@ -240,14 +313,17 @@ class FakeTransaction:
         """Return what was changed and what is to be removed; forget what nobody uses."""
         changed: list[Tracked] = []
         removed: list[Tracked] = []
-        for name, tracked in list(self._tracked.items()):
-            if tracked.removed:
-                if tracked.base is not None:
-                    removed.append(tracked)
+        for tracked in sorted(self._suspects, key=attrgetter("number")):
+            if not self._has(tracked):
+                del self._suspects[tracked]
+            elif tracked.removed:
+                removed.append(tracked)
             elif tracked.changed:
                 changed.append(tracked)
             elif tracked.reference() is None:
-                del self._tracked[name]
+                del self._suspects[tracked], self._tracked[tracked.shape.entity, tracked.key]
+            else:
+                tracked.settle()
         return changed, removed
 
     def _write_all(self, changed: list[Tracked], removed: list[Tracked]) -> None:
@@ -255,12 +331,12 @@ class FakeTransaction:
         for tracked in removed:
             if (tracked.shape.entity, tracked.key) in added:
                 self._delete(tracked)
+        for tracked in _in_key_order(changed):  # as SQLAlchemy does: a unique value can change hands in one flush
+            self._update(tracked)
         for number, tracked in list(self._new.items()):
             self._insert(tracked)
             del self._new[number]
             tracked.keep = tracked.entity if tracked.shape.relations else None
-        for tracked in changed:
-            self._update(tracked)
         for tracked in removed:
             if tracked.base is not None:
                 self._delete(tracked)
@@ -311,7 +387,8 @@ class FakeTransaction:
         if name != old:
             if self._now.row(*name) is not None:
                 raise taken(table, name[1], "exists")
-            self._seen.setdefault(name, None)
+            if name not in self._own.rows:  # what this unit read there before is gone
+                self._seen[name] = None
         replaced = name[1] if old is None else old[1]
         check_uniques(self._now, name[0], replaced, values, deferred=False)
 
@@ -355,6 +432,7 @@ class FakeTransaction:
             self.levels[-1].touch(tracked)
         self._write_row(name, values)
         tracked.base = values
+        tracked.settle()
         self._tracked[name] = tracked
 
     def _write_row(self, name: Name, values: Values | None) -> None:
@@ -368,9 +446,18 @@ class FakeTransaction:
             self._own.hint(self.store.table(name[0]), name[1], values)
 
     def _demand_fresh(self, tracked: Tracked, name: Name) -> None:
-        """Raise if another unit was faster and the level, or a version, lets this one know it now."""
+        """
+        Raise if another unit was faster and the level, or a version, lets this one know it now.
+
+        A version tells also what this unit itself did to the row by another object, before this flush.
+        """
         self.view.demand_unchanged(*name)
-        if tracked.shape.version is not None and self._revision(name) != self._seen.get(name):
+        version, base = tracked.shape.version, tracked.base
+        if version is None:
+            return
+        assert base is not None
+        row = self._written[name] if name in self._written else self._now.row(*name)
+        if row is None or row[version] != base[version] or self._revision(name) != self._seen.get(name):
             raise StaleVersion(f"{name[0].__name__} {name[1]} is not what this unit read any more")
 
     def _revision(self, name: Name) -> int | None:
@@ -406,10 +493,11 @@ class FakeTransaction:
         self._make_new(level)
         for tracked, base, removed in level.touched.values():
             tracked.base, tracked.removed = base, removed
+            tracked.suspect()
             if base is not None:
                 self._tracked[tracked.shape.entity, tracked.key] = tracked
-        for tracked in self._tracked.values():
-            if tracked.base is not None and tracked.changed:
+        for tracked in tuple(self._suspects):
+            if tracked.base is not None and self._has(tracked) and tracked.changed:
                 tracked.shape.fill(tracked.attributes, tracked.base)
         self._relate_as_before(level)
         self._answer("rollback")
@@ -424,43 +512,163 @@ class FakeTransaction:
                     relation.fill(tracked.entity, before)
 
     def confirm(self) -> None:
-        """Write what is pending."""
+        """Write what is pending, and what was changed in a way that no class notices, such as ``vars(entity)``."""
+        for tracked in self._tracked.values():
+            if tracked.changed:
+                tracked.suspect()
         self.flush()
+
+    def claim(self, key: str, token: str, /) -> Claim | None:
+        """Take a key; the fake does not wait for a unit that has it."""
+        _ = self.view
+        with self.store.mutex:
+            if any(key in level.claims for level in self.levels):
+                return self._claims()[key]
+            if (claim := self.store.outcomes.claims.get(key)) is not None:
+                return claim
+            others = (*(other._claims() for other in self.store.transactions), *self._prepared_claims())
+            if any(key in claims for claims in others):
+                raise LockTimeout(f"another unit has the key {key!r}; the fake does not wait")
+            self.levels[-1].claims[key] = Claim(token, datetime.now(UTC))
+            return None
+
+    def _prepared_claims(self) -> Iterable[Mapping[str, Claim]]:
+        return (branch.claims for branch in self.store.prepared.values())
+
+    def _claims(self) -> dict[str, Claim]:
+        return {key: claim for level in self.levels for key, claim in level.claims.items()}
+
+    def mark(self, outcome: Outcome, token: str, /) -> str:
+        """Remember the token, which is the store's with the commit."""
+        self.token = token
+        return token
 
     def commit(self) -> None:
         """Make this unit's rows everybody's, if nobody was faster."""
+        if self.prepared:
+            self._finish(commit=True)
+            return
         self._answer("commit")
         with self.store.mutex:
-            if self._own.rows:
-                self.view.demand_valid()
-            for name, values in self._own.rows.items():
-                self._demand_first(name)
-                if values is not None:
-                    check_uniques(self._now, *name, values, deferred=True)
+            self._demand_possible()
+            if self.decision is not None:
+                self.store.outcomes.decide(self.decision)
+            self.store.outcomes.keep(self.token)
+            self._apply()
+        self._answer("commit", done=True)
+
+    def _demand_possible(self) -> None:
+        """Raise what stands in the way of a commit."""
+        if self._own.rows:
+            self.view.demand_valid()
+        for name, values in self._own.rows.items():
+            self._demand_first(name)
+            if values is not None:
+                check_uniques(self._now, *name, values, deferred=True)
+        seen: dict[Name, Values | None] = {}
+        if self.store.has_references:
             seen = {name: _values_of(self._view.committed(*name)) for name in self._own.rows}
             check_references(self._now, self._view, seen, deferred=True)
+        if self.store.prepared:
+            self._demand_room(seen)
+
+    def _demand_room(self, seen: dict[Name, Values | None]) -> None:
+        """Raise if the commit would stand in the way of one that is prepared: a database would wait for it."""
+        both: Layer[Values] = Layer()
+        for branch in self.store.prepared.values():
+            if not self._own.rows.keys().isdisjoint(branch.rows):
+                raise LockTimeout("a prepared transaction has written the same row; the fake does not wait")
+            for rows in (branch.rows, self._own.rows):
+                for name, values in rows.items():
+                    both.rows[name] = values
+                    if values is not None:
+                        both.hint(self.store.table(name[0]), name[1], values)
+        view = View(self.store, both)
+        try:
             for name, values in self._own.rows.items():
-                self.store.put(*name, values)
-            for name in self._own.rows:
-                if name in self._tracked:
-                    self._tracked[name].revision = self._revision(name)
-        self._answer("commit", done=True)
+                if values is not None:
+                    check_uniques(view, *name, values, deferred=True)
+            check_references(view, view, seen, deferred=True)
+        except DatabaseError as error:
+            raise LockTimeout(f"a prepared transaction is in the way; the fake does not wait: {error}") from error
+
+    def _apply(self) -> None:
+        """Make this unit's rows everybody's."""
+        self.store.outcomes.claims.update(self._claims())
+        for name, values in self._own.rows.items():
+            self.store.put(*name, values)
+        for name in self._own.rows:
+            if name in self._tracked:
+                self._tracked[name].revision = self._revision(name)
+
+    # ------------------------------------------------------------------------- as a branch of a distributed transaction
+
+    def enlist(self, id: str, name: str, /, *, decides: bool) -> None:
+        """Remember what the transaction belongs to."""
+        self.branch = FakeResource(self.store, name), id
+
+    def may_have_written(self) -> bool:
+        """Tell whether there are rows or keys."""
+        return bool(self._own.rows or self._claims())
+
+    def give_time(self, seconds: float, /) -> None:
+        """Look at the clock."""
+        _ = self.view
+        self._deadline = time.time() + seconds
+
+    def prepare(self) -> None:
+        """Give the rows to the store, which keeps room for them until it is told what becomes of them."""
+        _, id = self.branch
+        self._answer("prepare")
+        with self.store.mutex:
+            self._demand_possible()
+            branch = Branch(datetime.now(UTC), self._end, dict(self._own.rows), self._claims())
+            self.store.prepared[id] = branch
+            self.prepared = True
+        self._answer("prepare", done=True)
+
+    def decide(self, branches: Sequence[str], /) -> None:
+        """Remember the decision, which is the store's with the commit."""
+        _, id = self.branch
+        if time.time() >= self._deadline:
+            raise SerializationFailure("it took so long to prepare that recovery may have aborted it")
+        self.decision = Decision(id, tuple(branches), datetime.now(UTC))
+
+    def _finish(self, *, commit: bool) -> None:
+        resource, id = self.branch
+        self._answer("finish")
+        self.prepared = False
+        if resource.finish(id, commit=commit) is not Finished.DONE:
+            raise DatabaseError("somebody else has ended the prepared transaction")
+        self._answer("finish", done=True)
+
+    def _end(self, commit: bool) -> None:
+        """End what the store was given; called by whoever tells it."""
+        if commit:
+            self._apply()
+        self.store.unlock(self)
+
+    def abandon(self) -> None:
+        """Leave everything as it is: there is no connection."""
 
     def rollback(self) -> None:
         """Forget everything; what was added is new again, the rest stays as it is in memory."""
-        for tracked, version in self._versions.values():  # another unit may give the row the very number it had here
-            if tracked.base is not None:
-                tracked.count(version)
         for level in self.levels:
             for tracked, base, removed in level.touched.values():
                 if tracked.removed:
                     tracked.base, tracked.removed = base, removed
             self._make_new(level)
+        for tracked, version in self._versions.values():  # another unit may give the row the very number it had here
+            if tracked.base is not None:
+                tracked.count(version)
+        if self.prepared:
+            self._finish(commit=False)
         self._answer("rollback")
 
     def close(self, *, broken: bool = False) -> None:
-        """End the unit."""
-        self.store.unlock(self)
+        """End the unit; what is prepared stays in the store."""
+        if not self.prepared:
+            self.store.unlock(self)
         self._view.close()
         self._view = self._now
         self.store.transactions.discard(self)
@@ -491,10 +699,28 @@ class FakeTransaction:
 
     def _writes(self, entity: type) -> bool:
         """Tell whether the next flush writes an entity of that class."""
-        changed = (tracked for tracked in self._tracked.values() if tracked.changed)
-        removed = (tracked for tracked in self._tracked.values() if tracked.removed and tracked.base is not None)
-        written = (*self._new.values(), *removed, *changed)
-        return any(issubclass(tracked.shape.entity, entity) for tracked in written)
+        written = [tracked for tracked in self._suspects if self._has(tracked) and (tracked.removed or tracked.changed)]
+        return any(issubclass(tracked.shape.entity, entity) for tracked in (*self._new.values(), *written))
+
+
+def _in_key_order(changed: list[Tracked]) -> list[Tracked]:
+    classes: dict[type, list[Tracked]] = {}
+    for tracked in changed:
+        classes.setdefault(tracked.shape.entity, []).append(tracked)
+    for several in classes.values():
+        with suppress(TypeError):  # keys without an order
+            several.sort(key=lambda tracked: tracked.key)
+    return [tracked for several in classes.values() for tracked in several]
+
+
+def _joined(older: dict[K, V], newer: dict[K, V]) -> dict[K, V]:
+    """Return both, the older where they meet. The smaller goes into the larger: scopes may be a thousand deep."""
+    if len(older) < len(newer):
+        newer.update(older)
+        return newer
+    for key, value in newer.items():
+        older.setdefault(key, value)
+    return older
 
 
 def _revision_of(row: Row | None) -> int | None:

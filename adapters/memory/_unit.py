@@ -4,9 +4,10 @@ The unit of work in memory.
 
 from typing import Any
 
-from uow import AsyncUnitOfWork, Options, UnitOfWork
+from uow import AsyncUnitOfWork, Options, Outcomes, Resource, UnitOfWork
 from uow.errors import ConfigurationError
 
+from ._resource import FakeResource
 from ._store import Store
 from ._transaction import FakeTransaction
 from ._views import LEVELS
@@ -21,18 +22,22 @@ class FakeUnitOfWork(UnitOfWork):
     Args:
         store: The database that it stands on; one of its own by default.
 
+        resource: What distributed transactions call the store: 1 to 12 letters, digits, ``-`` and ``_``. By default it
+            has a number.
+
         options: What every unit takes: see `UnitOfWork`.
 
     Raises:
         ConfigurationError: There is no such isolation level.
     """
 
-    def __init__(self, store: Store | None = None, **options: Any) -> None:
+    def __init__(self, store: Store | None = None, *, resource: str | None = None, **options: Any) -> None:
         super().__init__(**options)
         if not isinstance(store, Store | None):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(f"{store!r} is no Store", "Pass Store(), or nothing for one of its own.")
         self.store = Store() if store is None else store
-        self._check(self._settings.options)
+        self._resource_name = self.store.name if resource is None else resource
+        self._demand_possible()
 
     def _check(self, options: Options) -> None:
         """Refuse a level that is not known; the fake never waits, so the rest asks nothing of it."""
@@ -47,6 +52,15 @@ class FakeUnitOfWork(UnitOfWork):
     def _database(self) -> object:
         return self.store
 
+    def _place(self) -> object:
+        return self.store
+
+    def _outcomes(self) -> Outcomes:
+        return self.store.outcomes
+
+    def _resource(self) -> Resource:
+        return FakeResource(self.store, self._resource_name)
+
 
 class AsyncFakeUnitOfWork(AsyncUnitOfWork):
     """
@@ -55,10 +69,12 @@ class AsyncFakeUnitOfWork(AsyncUnitOfWork):
     Args:
         store: The database that it stands on, of synchronous units too; one of its own by default.
 
+        resource: What distributed transactions call the store: see `FakeUnitOfWork`.
+
         options: What every unit takes: see `UnitOfWork`.
     """
 
     _adapter = FakeUnitOfWork
 
-    def __init__(self, store: Store | None = None, **options: Any) -> None:
-        super().__init__(store, **options)
+    def __init__(self, store: Store | None = None, *, resource: str | None = None, **options: Any) -> None:
+        super().__init__(store, resource=resource, **options)
