@@ -34,8 +34,8 @@ class _GreenletBridge:
         return cast("R", await greenlet_spawn(finish, steps))
 
     async def wait(self, awaitable: Awaitable[Any], /) -> object:
-        """Let it be awaited outside; the steps themselves never wait."""
-        return await_only(awaitable)
+        """Let it be awaited outside; the steps of a fake in the same group may be awaited as they are."""
+        return await_only(awaitable) if in_greenlet() else await awaitable
 
     def inside(self) -> bool:
         """Tell whether this code was called through the bridge, or an `AsyncSession`'s own."""
@@ -51,6 +51,8 @@ class AsyncSqlAlchemyUnitOfWork(AsyncUnitOfWork):
 
         replica: Where read-only units go instead: the engine of a replica of the same database.
 
+        resource: What distributed transactions call the database: see `SqlAlchemyUnitOfWork`.
+
         options: What every unit takes: see `uow.UnitOfWork`.
 
     Raises:
@@ -61,12 +63,17 @@ class AsyncSqlAlchemyUnitOfWork(AsyncUnitOfWork):
     _bridge = _GreenletBridge()
 
     def __init__(
-        self, bind: AsyncEngine | async_sessionmaker[Any], *, replica: AsyncEngine | None = None, **options: Any
+        self,
+        bind: AsyncEngine | async_sessionmaker[Any],
+        *,
+        replica: AsyncEngine | None = None,
+        resource: str | None = None,
+        **options: Any,
     ) -> None:
         self._session_class, core_bind = _take_apart(bind)
         if replica is not None:
             check_replica(replica, AsyncEngine, "create_async_engine")
-        super().__init__(core_bind, replica=replica and replica.sync_engine, **options)
+        super().__init__(core_bind, replica=replica and replica.sync_engine, resource=resource, **options)
 
     @property
     def session(self) -> AsyncSession:

@@ -2,11 +2,12 @@
 What a database needs around a transaction, and where one is like the other.
 """
 
-import weakref
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
 
-from sqlalchemy import Connection, Engine, event
+from attrs import field, frozen, validators
+from sqlalchemy import Connection, CursorResult, Engine, event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -15,12 +16,15 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from uow import Options
 from uow.errors import CommitOutcomeUnknown, ConfigurationError, ConnectionLost
 
+from ._connection import UnitConnection
 from ._errors import translate, translate_connect
 
-__all__ = ["Backend", "driver_of", "gone_error", "raw_of"]
+__all__ = ["Backend", "Branch", "answered_by", "gone_error", "raw_of"]
 
 _UNDO = "uow_undo"
 """In the ``info`` of a pooled connection: what undoes what a unit has set on it."""
+
+_SAFE = validators.matches_re(r"[A-Za-z0-9_.-]+")
 
 _AUTOCOMMIT = ConfigurationError(
     "the engine is in AUTOCOMMIT, so there would be no transaction to roll back",
@@ -28,23 +32,38 @@ _AUTOCOMMIT = ConfigurationError(
 )
 
 
+@frozen
+class Branch:
+    """
+    A branch of a distributed transaction; both parts are safe to be quoted.
+
+    Args:
+        id: The distributed transaction.
+
+        name: What it calls this database.
+    """
+
+    id: str = field(validator=_SAFE)
+    name: str = field(validator=_SAFE)
+
+
 class Backend:
     """
     One engine, with what its database needs around a transaction. This base serves where nothing is special.
     """
 
+    lets_wait = False
+    """Whether the driver sends several control statements at once; see `UnitConnection.waits`."""
+
     def __init__(self, engine: Engine) -> None:
         self.dialect = engine.dialect.name
-        # Weak on both sides: an open unit that nobody uses any more must be collected, and say so.
-        self.listening: weakref.WeakKeyDictionary[Connection, weakref.ref[Any]] = weakref.WeakKeyDictionary()
-        self.touched: weakref.WeakSet[Connection] = weakref.WeakSet()
         on_connect = getattr(engine.dialect, "_on_connect_isolation_level", None)
         for level in (on_connect, engine.get_execution_options().get("isolation_level")):
             if level == "AUTOCOMMIT":
                 raise _AUTOCOMMIT
         event.listen(engine, "handle_error", self._translate)
-        event.listen(engine, "after_cursor_execute", self._after_statement)
         event.listen(engine, "commit", self._before_commit)
+        event.listen(engine, "rollback", self._before_rollback)
         event.listen(engine, "checkin", _checked_in)  # once for a pool, whichever engines share it
 
     def check(self, options: Options) -> None:
@@ -57,7 +76,7 @@ class Backend:
         if asked := options.asked():
             raise ConfigurationError(f"{self.dialect} takes no {', '.join(asked)} from a unit", "Leave it out.")
 
-    def connect(self, engine: Engine, listener: Any, options: Options) -> Connection:
+    def connect(self, engine: Engine, listener: Any, options: Options) -> UnitConnection:
         """
         Check a connection of *engine* out and begin its transaction; *listener* is told of its errors.
 
@@ -65,28 +84,38 @@ class Backend:
             ConnectionUnavailable: There is none to be had.
         """
         try:
-            connection = engine.connect()
+            connection = UnitConnection(engine, self, listener)
         except (PoolTimeout, DBAPIError, OSError) as error:  # asyncpg lets the last through
             raise translate_connect(error, self.dialect) from (getattr(error, "orig", None) or error)
         try:
-            self.listening[connection] = weakref.ref(listener)
+            connection.pooled = connection.connection
+            connection.raw = connection.pooled.dbapi_connection
+            connection.driver = connection.dialect.get_driver_connection(connection.raw)
             self.prepare(connection, options)
             connection.begin()
+            connection.waits, connection.exposed = self.lets_wait, False
             self.begin(connection, options)
         except BaseException:
             self.release(connection)
             raise
         return connection
 
-    def prepare(self, connection: Connection, options: Options) -> None:
+    def prepare(self, connection: UnitConnection, options: Options) -> None:
         """Set the driver up before the transaction begins."""
-        if connection.dialect.detect_autocommit_setting(raw_of(connection)):
+        if connection.dialect.detect_autocommit_setting(connection.raw):
             raise _AUTOCOMMIT
 
-    def begin(self, connection: Connection, options: Options) -> None:
+    def begin(self, connection: UnitConnection, options: Options) -> None:
         """Begin the transaction, where the driver does not do it by itself."""
 
-    def confirm(self, connection: Connection, *, wrote: bool) -> None:
+    def control(self, connection: UnitConnection, commands: Sequence[str]) -> None:
+        """Send *commands* that begin or end savepoints; at the latest with the next statement."""
+        connection.exec_driver_sql("; ".join(commands))
+
+    def expose(self, connection: UnitConnection) -> None:
+        """Send what waits for the next statement: the user has the connection now, and may pass by."""
+
+    def confirm(self, connection: UnitConnection, *, wrote: bool) -> None:
         """
         Raise unless the database is still in the transaction, and could commit it.
 
@@ -100,44 +129,62 @@ class Backend:
         if connection.invalidated:
             raise ConnectionLost("the connection was thrown away")
 
-    def gone(self, raw: Any) -> bool:
+    def gone(self, connection: UnitConnection) -> bool:
         """Tell whether the driver knows that its connection is in no transaction."""
         return False
 
-    def commit(self, connection: Connection) -> None:
+    def commit(self, connection: UnitConnection) -> None:
         """Send COMMIT where its answer must be looked at; otherwise SQLAlchemy sends it, right after this."""
 
-    def release(self, connection: Connection) -> None:
+    def rollback(self, connection: UnitConnection) -> None:
+        """Do what must come before ROLLBACK, which SQLAlchemy sends right after this."""
+
+    def join(self, connection: UnitConnection, branch: Branch) -> None:
+        """Let the transaction, in which nothing was done yet, be a branch of a distributed one."""
+
+    def prepare_branch(self, connection: UnitConnection, branch: Branch, witness: str) -> None:
+        """Execute *witness* in it and prepare it, in one round trip; the database must answer that it did."""
+        raise ConfigurationError(f"{self.dialect} cannot prepare a transaction", "Let it be the one that decides.")
+
+    def end_branch(self, connection: UnitConnection, branch: Branch, *, commit: bool) -> None:
+        """End a branch that was prepared on this connection, which then is in no transaction."""
+
+    def may_have_written(self, connection: UnitConnection) -> bool:
+        """Tell whether statements that should only read have written; asked where the answer changes something."""
+        return False
+
+    def release(self, connection: UnitConnection) -> None:
         """Give the connection back."""
-        self.listening.pop(connection, None)
-        if connection in self.touched and not connection.closed and not connection.invalidated:
-            connection.info.pop(_UNDO, None)
+        connection.silence()
+        if connection.touched and not connection.closed and not connection.invalidated:
+            connection.pooled.info.pop(_UNDO, None)
         connection.close()
 
-    def touch(self, connection: Connection, undo: Callable[[ConnectionPoolEntry], None] | None = None) -> None:
+    def touch(self, connection: UnitConnection, undo: Callable[[ConnectionPoolEntry], None] | None = None) -> None:
         """
         Say, before something is set, how to *undo* it if the connection goes back to its pool past `release`.
 
         By default it is thrown away then.
         """
-        self.touched.add(connection)
-        connection.info[_UNDO] = undo or _throw_away
+        connection.touched = True
+        connection.pooled.info[_UNDO] = undo or _throw_away
 
-    def _listener(self, connection: Connection | None) -> Any:
-        reference = None if connection is None else self.listening.get(connection)
-        return None if reference is None else reference()
-
-    def _after_statement(self, connection: Connection, *rest: object) -> None:
-        listener = self._listener(connection)
-        if listener is not None and self.gone(raw_of(connection)):
+    def after_statement(self, connection: UnitConnection, result: CursorResult[Any]) -> None:
+        """Tell the unit if a statement ended its transaction."""
+        if self.gone(connection) and (listener := connection.listener) is not None:
             listener.watcher.ended(gone_error(self.dialect))
 
     def _before_commit(self, connection: Connection) -> None:
-        if self._listener(connection) is not None:
+        if isinstance(connection, UnitConnection) and connection.listener is not None:
+            connection.settle()
             self.commit(connection)
 
+    def _before_rollback(self, connection: Connection) -> None:
+        if isinstance(connection, UnitConnection) and connection.listener is not None and not connection.invalidated:
+            self.rollback(connection)
+
     def _translate(self, context: ExceptionContext) -> BaseException | None:
-        listener = self._listener(context.connection)
+        listener = _listener(context.connection)
         failure = context.sqlalchemy_exception or context.original_exception
         if listener is None:
             return None
@@ -147,8 +194,13 @@ class Backend:
         if not isinstance(failure, (DBAPIError, OSError)):
             return None
         error = translate(context.original_exception, self.dialect, disconnect=bool(context.is_disconnect))
+        context.is_disconnect = isinstance(error, ConnectionLost)
         listener.failed(error)
         return error
+
+
+def _listener(connection: Connection | None) -> Any:
+    return connection.listener if isinstance(connection, UnitConnection) else None
 
 
 def _throw_away(entry: ConnectionPoolEntry) -> None:
@@ -162,13 +214,20 @@ def _checked_in(raw: object, entry: ConnectionPoolEntry) -> None:
         undo(entry)
 
 
+@contextmanager
+def answered_by(connection: UnitConnection) -> Generator[None]:
+    """Translate what a driver raises that is used without SQLAlchemy."""
+    raw, dialect = connection.raw, connection.dialect
+    try:
+        yield
+    except Exception as error:  # asyncpg lets a TimeoutError through, which says as little as a lost connection
+        told = isinstance(error, dialect.loaded_dbapi.Error) or hasattr(error, "sqlstate")
+        answered = told and not dialect.is_disconnect(cast("Any", error), raw, None)
+        raise translate(error, dialect.name, disconnect=not answered) from error
+
+
 def raw_of(connection: Connection) -> Any:
     return connection.connection.dbapi_connection
-
-
-def driver_of(connection: Connection) -> Any:
-    """Return the driver's own connection, without SQLAlchemy's adapter for an asynchronous one; detached ones too."""
-    return connection.dialect.get_driver_connection(raw_of(connection))
 
 
 def gone_error(dialect: str) -> CommitOutcomeUnknown:

@@ -49,7 +49,7 @@ _POSTGRESQL: Mapping[type[DatabaseError], tuple[str, ...]] = {
     LockTimeout: ("55P03",),
     StatementTimeout: ("57014",),
     ReadOnlyTransaction: ("25006",),
-    ConnectionLost: ("08", "25P03", "25P04", "57P01", "57P02", "57P03", "57P05"),  # timeouts among them
+    ConnectionLost: ("08", "25P03", "25P04", "40003", "57P01", "57P02", "57P03", "57P05"),  # timeouts among them
     ConnectionUnavailable: ("53300",),
 }
 
@@ -167,6 +167,8 @@ def _groups(pattern: re.Pattern[str] | None, text: str) -> dict[str, str]:
 # that one is removed, and these are not the columns that the constraint is about.
 _KEY_TOKEN = re.compile(r"""  "(?:[^"]|"")*"  |  '(?:[^']|'')*'  |  [(),]  |  [^"'(),]+  """, re.VERBOSE)
 _IDENTIFIER = re.compile(r"""  [^\W\d][\w$]*  |  "(?:[^"]|"")+"  """, re.VERBOSE)
+# psycopg raises this before its connection knows that the socket is gone.
+_CLOSED = "connection socket closed"
 _REFERRING = re.compile(r"Key \((?P<columns>.+?)\)=\(.*\) is not present in table", re.DOTALL)
 
 
@@ -176,7 +178,7 @@ def _read_postgresql(error: BaseException) -> _Answer | None:
 
     code: str | None = getattr(error, "sqlstate", None)
     if code is None:
-        return None
+        return _Answer(str(error), None, ConnectionLost) if str(error) == _CLOSED else None
     source = getattr(error, "diag", None) or getattr(error, "orig", None)  # of psycopg; asyncpg's error in an adapter
     kind = _kind(_POSTGRESQL, code, code[:2])
     more, column = told("message_detail") or told("detail") or "", told("column_name")

@@ -2,20 +2,46 @@
 The primitives of a repository, on a SQLAlchemy session.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import ColumnElement, Select, func, inspect, literal, select, tuple_
+from attrs import frozen
+from sqlalchemy import ColumnElement, Select, bindparam, func, inspect, literal, select, tuple_
 from sqlalchemy.orm import Mapper, Session, make_transient
+from sqlalchemy.orm.attributes import instance_state
 
 from uow.domain import Expression, Lock, Query, Repository
 from uow.errors import ConfigurationError, UnmappedEntity
 
 from ._criteria import compile_criterion, compile_order
+from ._mappings import kept
+from ._session import UnitSession
 
 __all__ = ["SqlAlchemyGateway", "SqlAlchemyRepository"]
 
 E = TypeVar("E")
+R = TypeVar("R")
+
+
+@frozen
+class _Known:
+    """
+    What every unit asks of a mapping.
+
+    Args:
+        mapper: The mapping.
+
+        attributes: The names of those that are stored.
+
+        key: The names of those that are the key.
+
+        by_key: The query for one entity; always the same object, which SQLAlchemy has compiled then.
+    """
+
+    mapper: Mapper[Any]
+    attributes: Collection[str]
+    key: tuple[str, ...]
+    by_key: Select[Any]
 
 
 class SqlAlchemyGateway(Generic[E]):
@@ -32,26 +58,10 @@ class SqlAlchemyGateway(Generic[E]):
         dialect: The name of the dialect.
     """
 
-    def __init__(self, entity: type[E], session: Session, plain: Any, dialect: str) -> None:
-        mapper: Mapper[E] | None = inspect(entity, raiseerr=False)
-        if mapper is None:
-            raise UnmappedEntity(
-                entity,
-                "SQLAlchemy has no mapping for it",
-                "Map it with registry.map_imperatively(), or declare it on a DeclarativeBase, before the unit is used.",
-            )
-        version = getattr(entity, "__uow_version__", None)
-        column = mapper.version_id_col
-        counted = None if column is None else mapper.get_property_by_column(column).key
-        if version is not None and counted != version:
-            raise UnmappedEntity(
-                entity,
-                f"its version {version!r} is not counted by its mapping",
-                f"Map it with version_id_col=table.c.{version}.",
-            )
+    def __init__(self, entity: type[E], session: UnitSession, plain: Any, dialect: str) -> None:
         self.entity = entity
-        self.attributes: Collection[str] = mapper.column_attrs.keys()
-        self.key = tuple(mapper.get_property_by_column(column).key for column in mapper.primary_key)
+        self._known = _described(entity)
+        self.attributes, self.key = self._known.attributes, self._known.key
         self.session = session
         self._plain = plain
         self._dialect = dialect
@@ -59,9 +69,27 @@ class SqlAlchemyGateway(Generic[E]):
     def add(self, entities: Sequence[E], /) -> None:
         """Take new entities into the session; one that was removed before is new again."""
         for entity in entities:
-            if inspect(entity).was_deleted or inspect(entity).deleted:
+            state = instance_state(entity)
+            if state.key is not None and (state.was_deleted or state.deleted):
                 make_transient(entity)
-        self._plain.add_all(entities)
+        for entity in entities:  # add_all() would call the session's own add(), with its rules
+            self._plain.add(entity)
+
+    def twin(self, entity: E, /) -> E | None:
+        """Return the other object that the session holds under the identity of *entity*."""
+        state = instance_state(entity)
+        if state.key is None or state.deleted or state.was_deleted:
+            return None
+        held: E | None = self.session.identity_map.get(state.key)
+        return None if held is entity else held
+
+    def is_elsewhere(self, entity: E, /) -> bool:
+        """Tell whether the session of another unit holds *entity*."""
+        state = instance_state(entity)
+        session = state.session
+        if session is None or session is self.session:
+            return False
+        return not state.deleted or session.in_transaction()  # what was removed stays in a session that has ended
 
     def remove(self, entity: E, /) -> bool:
         """Remove *entity*; forget it if it was not written yet."""
@@ -76,9 +104,18 @@ class SqlAlchemyGateway(Generic[E]):
 
     def get(self, key: tuple[object, ...], lock: Lock | None, /) -> E | None:
         """Return the entity with that key, or None."""
-        found: E | None = self._plain.get(
-            self.entity, key, with_for_update=_for_update(lock), populate_existing=lock is not None
-        )
+        found: E | None
+        if lock is None and self._known.mapper.identity_key_from_primary_key(key) not in self.session.identity_map:
+            found = self._read(self._one, dict(zip(self.key, key, strict=True)))
+        else:
+            found = self._read(
+                self._plain.get, self.entity, key, with_for_update=_for_update(lock), populate_existing=lock is not None
+            )
+        return found
+
+    def _one(self, values: dict[str, object]) -> E | None:
+        """Do what the session's own get() does for an entity that it does not hold; that one makes the query anew."""
+        found: E | None = self._plain.scalars(self._known.by_key, values).unique().one_or_none()
         return found
 
     def select(self, query: Query, /) -> Sequence[E]:
@@ -107,13 +144,13 @@ class SqlAlchemyGateway(Generic[E]):
 
     def count(self, where: Expression | None, /) -> int:
         """Count the entities that match."""
-        number: int = self._plain.scalar(self._where(select(func.count()).select_from(self.entity), where))
+        number: int = self._read(self._plain.scalar, self._where(select(func.count()).select_from(self.entity), where))
         return number
 
     def exists(self, where: Expression | None, /) -> bool:
         """Tell whether any entity matches."""
         statement = self._where(select(literal(1)).select_from(self.entity), where).limit(1)
-        return self._plain.scalar(statement) is not None
+        return self._read(self._plain.scalar, statement) is not None
 
     def _where(self, statement: Select[Any], where: Expression | None) -> Select[Any]:
         if where is None:
@@ -122,8 +159,52 @@ class SqlAlchemyGateway(Generic[E]):
         return statement.where(criterion)
 
     def _all(self, statement: Select[Any]) -> Sequence[E]:
-        found: Sequence[E] = self._plain.scalars(statement).unique().all()
+        found: Sequence[E] = self._read(self._all_of, statement)
         return found
+
+    def _all_of(self, statement: Select[Any]) -> Any:
+        return self._plain.scalars(statement).unique().all()
+
+    def _read(self, call: Callable[..., R], /, *args: Any, **kwargs: Any) -> R:
+        """Read under the rules that the unit has kept, and after what it has flushed."""
+        before, self.session.rules_kept = self.session.rules_kept, True
+        try:
+            return call(*args, **kwargs)
+        finally:
+            self.session.rules_kept = before
+
+
+def _described(entity: type[Any]) -> _Known:
+    """
+    Look at the mapping of *entity*.
+
+    Raises:
+        UnmappedEntity: It has no mapping, or one that does not count its version.
+    """
+    mapper: Mapper[Any] | None = inspect(entity, raiseerr=False)
+    if mapper is None:
+        raise UnmappedEntity(
+            entity,
+            "SQLAlchemy has no mapping for it",
+            "Map it with registry.map_imperatively(), or declare it on a DeclarativeBase, before the unit is used.",
+        )
+    return kept(mapper, _examined)
+
+
+def _examined(mapper: Mapper[Any]) -> _Known:
+    entity: type[Any] = mapper.class_
+    version = getattr(entity, "__uow_version__", None)
+    column = mapper.version_id_col
+    counted = None if column is None else mapper.get_property_by_column(column).key
+    if version is not None and counted != version:
+        raise UnmappedEntity(
+            entity,
+            f"its version {version!r} is not counted by its mapping",
+            f"Map it with version_id_col=table.c.{version}.",
+        )
+    key = tuple(mapper.get_property_by_column(column).key for column in mapper.primary_key)
+    by_key = select(entity).where(*(getattr(entity, name) == bindparam(name) for name in key))
+    return _Known(mapper, mapper.column_attrs.keys(), key, by_key)
 
 
 def _for_update(lock: Lock | None) -> Any:

@@ -14,6 +14,8 @@ from sqlalchemy.orm import InstanceState, Mapper, Session, SessionTransaction, m
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.orm.base import LoaderCallableStatus
 
+from ._mappings import kept
+
 __all__ = ["Added", "Level", "make_new"]
 
 _UNLOADED = frozenset({"write_only", "dynamic", "noload"})
@@ -29,7 +31,9 @@ class Level:
     The entities that one scope touched, and what they were like outside it.
 
     Args:
-        handle: SQLAlchemy's savepoint; None at the root, which needs only what was added.
+        nested: Whether it is a savepoint's; the root needs only what was added.
+
+        handle: SQLAlchemy's savepoint, begun with the first work in it.
 
         sent: Whether the savepoint is in the database.
 
@@ -50,6 +54,7 @@ class Level:
         returned: Those of *outer* that were removed and then added again, so that SQLAlchemy takes them for new.
     """
 
+    nested: bool = False
     handle: SessionTransaction | None = None
     sent: bool = False
     wrote: bool = False
@@ -65,10 +70,7 @@ class Level:
         """Remember what *entity* was like when it was added."""
         if id(entity) in self.outer and not self._has_added(entity):
             self.returned.add(id(entity))
-        state: InstanceState[Any] = inspect(entity)
-        self.added.append(
-            (weakref.ref(entity), {key: state.dict[key] for key in _keys(state.mapper) if key in state.dict})
-        )
+        self.added.append((weakref.ref(entity), vars(entity).copy()))
 
     def _has_added(self, entity: object) -> bool:
         return any(reference() is entity for reference, _ in self.added)
@@ -84,17 +86,22 @@ class Level:
         if id(entity) not in self.outer:
             self.unsure.append(entity)
 
+    def touched(self) -> Iterable[object]:
+        """Return the entities that were written, changed or removed in this scope, or may have been."""
+        return [*(entity for entity, _ in self.outer.values()), *self.unsure]
+
     def merge_into(self, parent: "Level") -> None:
         """Hand over to the scope around this one; what that one remembers is older and stays."""
         parent.wrote |= self.wrote
         parent.tainted |= self.tainted
-        parent.returned |= {number for number in self.returned if not parent._has_added(self.outer[number][0])}
-        parent.added.extend(self.added)
-        parent.removed.extend(self.removed)
-        if parent.handle is not None:
+        if self.returned:
+            parent.returned |= {number for number in self.returned if not parent._has_added(self.outer[number][0])}
+        parent.added += self.added
+        parent.removed += self.removed
+        if parent.nested:
             for number, entry in self.outer.items():
                 parent.outer.setdefault(number, entry)
-            parent.unsure.extend(self.unsure)
+            parent.unsure += self.unsure
 
     def restore(self, session: Session, plain: Any) -> None:
         """Put the outer values back after *session* rolled back to the savepoint; *plain* is it without the rules."""
@@ -195,5 +202,10 @@ def _read_again(session: Session, plain: Any, entities: list[object]) -> None:
 
 
 def _keys(mapper: Mapper[Any]) -> list[str]:
+    """Return the names of what is stored."""
+    return kept(mapper, _stored)
+
+
+def _stored(mapper: Mapper[Any]) -> list[str]:
     relations = [key for key, relation in mapper.relationships.items() if relation.lazy not in _UNLOADED]
     return [*mapper.column_attrs.keys(), *relations]

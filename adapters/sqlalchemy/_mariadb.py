@@ -2,17 +2,17 @@
 What MariaDB needs around a transaction.
 """
 
-import weakref
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, CursorResult
 
 from uow import Options
-from uow.errors import ConfigurationError
+from uow.errors import ConfigurationError, DatabaseError
 
-from ._backend import Backend, driver_of, gone_error
+from ._backend import Backend, Branch, answered_by, gone_error
+from ._connection import UnitConnection
 
 __all__ = ["MariaDb"]
 
@@ -25,11 +25,6 @@ class MariaDb(Backend):
     """
     MariaDB ends a transaction by itself: at a deadlock, and before a statement such as CREATE TABLE.
     """
-
-    def __init__(self, engine: Engine) -> None:
-        super().__init__(engine)
-        self.changed: weakref.WeakKeyDictionary[Connection, dict[str, str]] = weakref.WeakKeyDictionary()
-        self.begun: weakref.WeakSet[Connection] = weakref.WeakSet()
 
     def check(self, options: Options) -> None:
         """
@@ -50,7 +45,7 @@ class MariaDb(Backend):
                 "Pass a whole number of seconds.",
             )
 
-    def begin(self, connection: Connection, options: Options) -> None:
+    def begin(self, connection: UnitConnection, options: Options) -> None:
         """
         Say what is asked for in variables of the session, and keep what they were in others.
 
@@ -60,9 +55,9 @@ class MariaDb(Backend):
             changes = (f"@uow_{name} = @@SESSION.{name}, SESSION {name} = {value}" for name, value in variables.items())
             self.touch(connection)
             _set(connection, changes)
-            self.changed[connection] = variables
+            connection.kept = variables
 
-    def confirm(self, connection: Connection, *, wrote: bool) -> None:
+    def confirm(self, connection: UnitConnection, *, wrote: bool) -> None:
         """Look at the status that the server sent with its last answer; ask only if that says no."""
         super().confirm(connection, wrote=wrote)
         if wrote and not _in_transaction(connection):
@@ -71,10 +66,46 @@ class MariaDb(Backend):
             if not _in_transaction(connection):
                 raise gone_error("mariadb")
 
-    def release(self, connection: Connection) -> None:
+    def commit(self, connection: UnitConnection) -> None:
+        """End a branch that was not prepared; COMMIT is refused there."""
+        if (branch := connection.take_branch()) is not None:
+            self._send(connection, f"XA END {_xid(branch)}", f"XA COMMIT {_xid(branch)} ONE PHASE")
+
+    def rollback(self, connection: UnitConnection) -> None:
+        """End a branch that was not prepared; after a deadlock the server does not want to hear of its end."""
+        if (branch := connection.take_branch()) is not None:
+            with suppress(DatabaseError):
+                self._send(connection, f"XA END {_xid(branch)}")
+            self._send(connection, f"XA ROLLBACK {_xid(branch)}")
+
+    # https://mariadb.com/kb/en/xa-transactions/
+    def join(self, connection: UnitConnection, branch: Branch) -> None:
+        """Begin with XA START, without which nothing can be prepared later."""
+        self.touch(connection)
+        self._send(connection, f"XA START {_xid(branch)}")
+        connection.branch = branch
+
+    def prepare_branch(self, connection: UnitConnection, branch: Branch, witness: str) -> None:
+        """Send all as one statement, which stops at the first error: `rollback` can undo wherever that is."""
+        xid = _xid(branch)
+        self._send(connection, f"BEGIN NOT ATOMIC {witness}; XA END {xid}; XA PREPARE {xid}; END")
+        connection.branch = None
+
+    def end_branch(self, connection: UnitConnection, branch: Branch, *, commit: bool) -> None:
+        """Send XA COMMIT or XA ROLLBACK; only this connection can, as long as it lives."""
+        self._send(connection, f"XA {'COMMIT' if commit else 'ROLLBACK'} {_xid(branch)}")
+
+    def _send(self, connection: UnitConnection, *statements: str) -> None:
+        """Send what is no business of those who listen to statements."""
+        with answered_by(connection), closing(connection.raw.cursor()) as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+
+    def release(self, connection: UnitConnection) -> None:
         """Put the session's variables back, then give the connection back; throw it away where that fails."""
-        self.listening.pop(connection, None)
-        variables = self.changed.pop(connection, {})
+        connection.silence()
+        variables: dict[str, str] = connection.kept or {}
+        connection.kept = None
         try:
             if variables and not connection.closed and not connection.invalidated:
                 with suppress(Exception):
@@ -82,19 +113,20 @@ class MariaDb(Backend):
         finally:
             super().release(connection)
 
-    def _after_statement(self, connection: Connection, *rest: Any) -> None:
+    def after_statement(self, connection: UnitConnection, result: CursorResult[Any]) -> None:
         """Notice a statement that ended the transaction, even if the next one begins another."""
-        listener = self._listener(connection)
-        if listener is None:
-            return
-        cursor, _, _, context, _ = rest
-        if cursor.description is not None:  # drivers do not look at the status behind rows
+        context: Any = result.context
+        if context.cursor.description is not None:  # drivers do not look at the status behind rows
             if context.is_crud:
-                self.begun.add(connection)
+                connection.begun = True
         elif _in_transaction(connection):
-            self.begun.add(connection)
-        elif connection in self.begun:
+            connection.begun = True
+        elif connection.begun and (listener := connection.listener) is not None:
             listener.watcher.ended(gone_error("mariadb"))
+
+
+def _xid(branch: Branch) -> str:
+    return f"'{branch.id}','{branch.name}'"
 
 
 def _set(connection: Connection, changes: Iterable[str]) -> None:
@@ -120,5 +152,5 @@ def _variables(options: Options) -> dict[str, str]:
     return variables
 
 
-def _in_transaction(connection: Connection) -> bool:
-    return bool(driver_of(connection).server_status & _IN_TRANSACTION)
+def _in_transaction(connection: UnitConnection) -> bool:
+    return bool(connection.driver.server_status & _IN_TRANSACTION)

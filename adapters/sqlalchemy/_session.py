@@ -3,17 +3,19 @@ The session of a unit: SQLAlchemy's own, with the unit's rules in front of it.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, cast
 
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstanceState, Session, SessionTransaction
 from sqlalchemy.orm.exc import StaleDataError
 
+from uow import Watcher
 from uow.errors import DatabaseError, TransactionOwned, UnitOfWorkError
 
 from ._errors import translate_orm
+from ._inserts import Batch, batch_of
 
 __all__ = ["UnitSession", "session_class"]
 
@@ -47,6 +49,21 @@ class UnitSession(Session):
 
     unit: Any
     """The `SqlAlchemyTransaction` that this session belongs to."""
+    watcher: Watcher
+    """The unit's rules."""
+    rules_kept = False
+    """Whether the unit's own operation is at work, which kept the rules: what it calls need not keep them again."""
+    _beginning = False
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether there is nothing to write."""
+        return not (self._new or self._deleted or self.identity_map.check_modified())
+
+    def take(self, unit: Any) -> None:
+        """Belong to *unit*."""
+        self.unit = unit
+        self.identity_map.__class__ = _IdentityMap  # made by SQLAlchemy, and empty yet
 
     def get_bind(self, *args: Any, **kwargs: Any) -> Connection:
         """Return the unit's connection; its transaction begins now if it has not yet."""
@@ -54,11 +71,40 @@ class UnitSession(Session):
 
     def flush(self, objects: Any = None) -> None:
         """Write what is pending, and translate what stands in the way."""
-        self.unit.watcher.run("session.flush()", self._flush_translated, objects)
+        if self.rules_kept:
+            self.write(objects)
+        elif not self._beginning:  # begin(nested=True) flushes, and what is pending belongs inside
+            self.watcher.run("session.flush()", self.write, objects)
 
-    def _flush_translated(self, objects: Any) -> None:
+    def begin_savepoint(self) -> SessionTransaction:
+        """Begin a savepoint around what is pending."""
+        self._beginning = True
         try:
-            super().flush(objects)
+            return super().begin(nested=True)
+        finally:
+            self._beginning = False
+
+    def roll_back_to(self, savepoint: SessionTransaction) -> None:
+        """Roll back to *savepoint*."""
+        identity_map = cast("_IdentityMap", self.identity_map)
+        identity_map.shown = self.unit.touched
+        try:
+            savepoint.rollback()
+        finally:
+            identity_map.shown = None
+
+    def write(self, objects: Any = None) -> None:
+        """Flush, for those who kept the rules already."""
+        if self.is_clean:
+            return
+        identity_map = cast("_IdentityMap", self.identity_map)
+        identity_map.shown = self.unit.touched
+        try:
+            batch = None if objects or self._flushing else batch_of(self)
+            if batch is None:
+                super().flush(objects)
+            else:
+                self._insert(batch)
         except UnitOfWorkError as error:
             # The savepoint may have gone with the transaction, and what SQLAlchemy meets when it cleans up hides why.
             raise (self.unit.doom or error) from error.__cause__
@@ -68,10 +114,34 @@ class UnitSession(Session):
             raise DatabaseError(str(error)) from error
         except BaseException as error:
             if not self.is_active:  # a value that cannot be bound, say: the session has rolled back already
-                self.unit.watcher.failed(DatabaseError(f"The flush failed: {error!r}"))
+                self.watcher.failed(DatabaseError(f"The flush failed: {error!r}"))
             raise
         finally:
-            self.unit.keep_readable()
+            identity_map.shown = None
+            if self.unit.loaded_values:
+                self.unit.keep_readable()
+
+    def _insert(self, batch: Batch) -> None:
+        """Do what a flush would, which is the same for such a batch."""
+        self.unit.about_to_insert(len(batch.rows))
+        self._flushing = True
+        try:
+            batch.write(self, super().connection())
+        finally:
+            self._flushing = False
+
+
+class _IdentityMap(type(Session().identity_map)):  # type: ignore[misc]
+    """
+    Shows, while a savepoint is rolled back, only what may have to be undone: SQLAlchemy looks at all that is loaded.
+    """
+
+    shown: Callable[[], Iterable[InstanceState[Any]] | None] | None = None
+
+    def all_states(self) -> list[InstanceState[Any]]:
+        """Return what is loaded, or what is of it to be shown."""
+        few = None if self.shown is None else self.shown()
+        return super().all_states() if few is None else [state for state in few if self.contains_state(state)]
 
 
 def _guarded(name: str) -> Callable[..., Any]:
@@ -82,12 +152,17 @@ def _guarded(name: str) -> Callable[..., Any]:
     @functools.wraps(original)
     def guard(self: UnitSession, *args: Any, **kwargs: Any) -> Any:
         call = getattr(super(UnitSession, self), name)
+        run = _directly if self.rules_kept else self.watcher.run
         statement = args[0] if args else kwargs.get("statement")
         if raw or (name in ("execute", "scalar", "scalars") and not getattr(statement, "is_select", False)):
-            return self.unit.watcher.run(operation, self.unit.past_the_orm, call, *args, **kwargs)
-        return self.unit.watcher.run(operation, call, *args, **kwargs)
+            return run(operation, self.unit.past_the_orm, call, *args, **kwargs)
+        return run(operation, call, *args, **kwargs)
 
     return guard
+
+
+def _directly(operation: str, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    return call(*args, **kwargs)
 
 
 def _forbidden(name: str, instead: str) -> Callable[..., NoReturn]:
@@ -123,9 +198,9 @@ def _loaded(session: UnitSession, entity: object) -> None:
     session.unit.loaded(entity)
 
 
-@event.listens_for(UnitSession, "transient_to_pending")
-def _pending(session: UnitSession, entity: object) -> None:
-    session.unit.took_in(entity)
+@event.listens_for(UnitSession, "transient_to_pending", raw=True)  # for each entity: SQLAlchemy would wrap it
+def _pending(session: UnitSession, state: InstanceState[Any]) -> None:
+    session.unit.took_in(state.obj())
 
 
 @event.listens_for(UnitSession, "before_flush")
@@ -136,12 +211,6 @@ def _before_flush(session: UnitSession, context: object, objects: object) -> Non
 @event.listens_for(UnitSession, "after_flush")
 def _after_flush(session: UnitSession, context: object) -> None:
     session.unit.flushing()
-
-
-@event.listens_for(UnitSession, "after_commit")
-def _after_commit(session: UnitSession) -> None:
-    """Come before the listeners of users, who may raise; SQLAlchemy calls it for a savepoint too."""
-    session.unit.durable = not session.in_nested_transaction()
 
 
 @event.listens_for(UnitSession, "after_rollback")

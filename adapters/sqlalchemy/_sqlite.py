@@ -18,7 +18,8 @@ from sqlalchemy.util import await_
 from uow import Options
 from uow.errors import ConfigurationError
 
-from ._backend import Backend, driver_of, gone_error
+from ._backend import Backend, gone_error
+from ._connection import UnitConnection
 from ._errors import translate
 
 __all__ = ["Sqlite"]
@@ -48,7 +49,8 @@ class Sqlite(Backend):
 
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine)
-        self.taken: weakref.WeakKeyDictionary[Connection, _Before] = weakref.WeakKeyDictionary()
+        # A pool's only connection may be in use already. Weak: nobody may use that unit any more.
+        self.shared: weakref.WeakSet[Connection] = weakref.WeakSet()
 
     def check(self, options: Options) -> None:
         """
@@ -71,50 +73,62 @@ class Sqlite(Backend):
                 "Leave it out; lock_timeout limits the wait for other units.",
             )
 
-    def connect(self, engine: Engine, listener: Any, options: Options) -> Connection:
+    def connect(self, engine: Engine, listener: Any, options: Options) -> UnitConnection:
         """Refuse a pool of one shared connection while it is in use: even to give it back would roll it back."""
-        if isinstance(engine.pool, StaticPool) and any(not other.closed for other in self.listening):
+        if not isinstance(engine.pool, StaticPool):
+            return super().connect(engine, listener, options)
+        if any(not other.closed for other in self.shared):
             raise _SHARED
-        return super().connect(engine, listener, options)
+        connection = super().connect(engine, listener, options)
+        self.shared.add(connection)
+        return connection
 
-    def gone(self, raw: Any) -> bool:
+    def gone(self, connection: UnitConnection) -> bool:
         """Ask the library, which is in this process."""
-        return not getattr(raw, "driver_connection", raw).in_transaction
+        return not connection.driver.in_transaction
 
-    def prepare(self, connection: Connection, options: Options) -> None:
+    def prepare(self, connection: UnitConnection, options: Options) -> None:
         """Take transaction control from the driver and turn foreign keys on, which SQLite needs for each connection."""
-        before = _call(connection, _take_over)
+        info = connection.pooled.info
+        before = _call(connection, _take_over, "uow_foreign_keys" not in info)
         if before is None:
             raise _SHARED
-        self.taken[connection] = before
+        connection.kept = before
         self.touch(connection, partial(_put_back, before=before))
-        if not connection.info.get("uow_foreign_keys"):
-            _call(connection, _set, "foreign_keys", 1)
-            connection.info["uow_foreign_keys"] = True
+        info["uow_foreign_keys"] = True
         if options.lock_timeout is not None:
             milliseconds = math.ceil(min(options.lock_timeout * 1000, _LONGEST))
             before.pragmas["busy_timeout"] = _call(connection, _set, "busy_timeout", milliseconds)
 
-    def begin(self, connection: Connection, options: Options) -> None:
+    def begin(self, connection: UnitConnection, options: Options) -> None:
         """Take the write lock at once: a later upgrade could fail with SQLITE_BUSY after work was done."""
-        if not driver_of(connection).in_transaction:
-            connection.exec_driver_sql("BEGIN" if options.read_only else "BEGIN IMMEDIATE")
+        if self.gone(connection):
+            self._send(connection, "BEGIN" if options.read_only else "BEGIN IMMEDIATE")
         if options.read_only:
-            self.taken[connection].pragmas["query_only"] = _call(connection, _set, "query_only", 1)
+            connection.kept.pragmas["query_only"] = _call(connection, _set, "query_only", 1)
 
-    def confirm(self, connection: Connection, *, wrote: bool) -> None:
+    def _send(self, connection: UnitConnection, statement: str) -> None:
+        """Send what takes no parameters to the driver itself: SQLAlchemy would make a cursor and a result for it."""
+        try:
+            _run(connection.driver, _execute, statement)
+        except connection.dialect.loaded_dbapi.Error as error:
+            failure = translate(error, self.dialect)
+            connection.listener.failed(failure)
+            raise failure from error
+
+    def confirm(self, connection: UnitConnection, *, wrote: bool) -> None:
         """Ask the library, which is in this process; aiosqlite answers for a closed connection with a ValueError."""
         super().confirm(connection, wrote=wrote)
         try:
-            in_transaction = driver_of(connection).in_transaction
+            in_transaction = not self.gone(connection)
         except (connection.dialect.loaded_dbapi.Error, ValueError) as error:
             raise translate(error, self.dialect, disconnect=True) from error
         if not in_transaction:
             raise gone_error("sqlite")
 
-    def release(self, connection: Connection) -> None:
+    def release(self, connection: UnitConnection) -> None:
         """Give the driver back what was its own, then the connection; throw it away where that fails."""
-        before = self.taken.pop(connection, None)
+        before, connection.kept = connection.kept, None
         try:
             if before is not None and not connection.closed and not connection.invalidated:
                 with suppress(Exception):
@@ -136,21 +150,29 @@ def _put_back(entry: ConnectionPoolEntry, before: _Before) -> None:
         _call(entry, _give_back, before)
 
 
-def _call(owner: Connection | ConnectionPoolEntry, function: Callable[..., R], *args: object) -> R:
+def _call(owner: UnitConnection | ConnectionPoolEntry, function: Callable[..., R], *args: object) -> R:
     """Call *function* with sqlite3's connection, in its thread if it has one; throw it away where that fails."""
-    driver: Any = driver_of(owner) if isinstance(owner, Connection) else owner.driver_connection
+    driver: Any = owner.driver if isinstance(owner, UnitConnection) else owner.driver_connection
     try:
-        if hasattr(driver, "_execute"):
-            result: R = await_(driver._execute(function, driver._conn, *args))
-            return result
-        return function(driver, *args)
+        return _run(driver, function, *args)
     except BaseException:
         owner.invalidate()
         raise
 
 
-def _take_over(raw: Any) -> _Before | None:
-    """Take transaction control from the driver, unless a transaction is under way."""
+def _run(driver: Any, function: Callable[..., R], *args: object) -> R:
+    if hasattr(driver, "_execute"):
+        result: R = await_(driver._execute(function, driver._conn, *args))
+        return result
+    return function(driver, *args)
+
+
+def _execute(raw: Any, statement: str) -> None:
+    raw.execute(statement).close()
+
+
+def _take_over(raw: Any, foreign_keys: bool) -> _Before | None:
+    """Take transaction control from the driver, unless a transaction is under way; check *foreign_keys* from now on."""
     before = _Before(raw.isolation_level, getattr(raw, "autocommit", None))
     if raw.in_transaction and before.autocommit is not False:
         return None
@@ -158,11 +180,14 @@ def _take_over(raw: Any) -> _Before | None:
         raw.autocommit = True  # ends the transaction that mode False keeps open
         raw.autocommit = -1  # sqlite3.LEGACY_TRANSACTION_CONTROL
     raw.isolation_level = None
+    if foreign_keys:
+        _set(raw, "foreign_keys", 1)
     return before
 
 
 def _give_back(raw: Any, before: _Before) -> None:
-    raw.rollback()  # a COMMIT that failed leaves it open, and to set the mode would commit it
+    if raw.in_transaction:  # a COMMIT that failed leaves it open, and to set the mode would commit it
+        raw.rollback()
     for name, value in before.pragmas.items():
         _set(raw, name, value)
     raw.isolation_level = before.isolation_level

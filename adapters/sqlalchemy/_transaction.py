@@ -3,20 +3,29 @@ The primitives of a unit, on a SQLAlchemy session.
 """
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, CursorResult, Engine, inspect
+from sqlalchemy import CursorResult, Engine, inspect
 from sqlalchemy.orm import InstanceState, make_transient, make_transient_to_detached
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.util.concurrency import in_greenlet
 
-from uow import Changes, Options, Watcher
-from uow.errors import AfterCommitFailed, ConfigurationError, DatabaseError
+from uow import Changes, Claim, Options, Outcome, Watcher
+from uow.errors import (
+    AfterCommitFailed,
+    ConfigurationError,
+    DatabaseError,
+    OutsideUnitOfWork,
+    SerializationFailure,
+    UniqueViolation,
+)
 
-from ._backend import Backend
+from ._backend import Backend, Branch
+from ._connection import UnitConnection
 from ._gateway import SqlAlchemyGateway
 from ._journal import Added, Level, make_new
+from ._outcomes import answered, ledger_of, table_demanded, time_at
 from ._session import UnitSession
 
 __all__ = ["SqlAlchemyTransaction"]
@@ -47,9 +56,9 @@ class SqlAlchemyTransaction:
         self.options = options
         self.backend = backend
         self.session = make_session()
-        self.session.unit = self
+        self.session.take(self)
         self.plain: Any = super(UnitSession, self.session)
-        self.checked_out: Connection | None = None
+        self.checked_out: UnitConnection | None = None
         self.levels = [Level()]
         self.exposed = False
         self.met_error = False
@@ -57,25 +66,48 @@ class SqlAlchemyTransaction:
         self.versions: dict[InstanceState[Any], Any] = {}
         self.loaded_values: list[tuple[Any, dict[str, Any]]] = []
         self.durable = False
+        self.marked: str | None = None
+        self.branch: Branch | None = None
+        self.decides = self.prepared = self.unsure = False
+        self.deadline = 0.0
 
     def watch(self, watcher: Watcher, /) -> None:
         """Remember whom to tell."""
-        self.watcher = watcher
+        self.watcher = self.session.watcher = watcher
 
-    def connect(self) -> Connection:
+    def connect(self) -> UnitConnection:
         """Return the connection; check one out and begin if there is none yet."""
-        for level in reversed(self.levels):
-            if level.sent:
-                break
-            level.sent = True
+        if self.durable:
+            raise OutsideUnitOfWork(
+                "send a statement",
+                "a listener of the session",
+                "the transaction was committed",
+                "Do it in another unit, from an after_commit hook of this one.",
+            )
+        if not self.levels[-1].sent:
+            self.open_levels()
+            for level in self.levels:
+                level.sent = True
         if self.checked_out is None:
             if self.engine.dialect.is_async and not in_greenlet():
                 raise ConfigurationError(
                     f"{self.engine.dialect.driver} is an asynchronous driver, and the unit is synchronous",
                     "Use AsyncSqlAlchemyUnitOfWork with create_async_engine(), or another driver.",
                 )
-            self.checked_out = self.backend.connect(self.engine, self, self.options)
+            self.checked_out = self._connect()
         return self.checked_out
+
+    def _connect(self) -> UnitConnection:
+        connection = self.backend.connect(self.engine, self, self.options)
+        if self.branch is not None and not self.decides:
+            try:
+                self.backend.join(connection, self.branch)
+            except BaseException as error:
+                if not isinstance(error, ConfigurationError):  # which comes before anything was sent
+                    connection.invalidate()
+                self.backend.release(connection)
+                raise
+        return connection
 
     def gateway(self, entity: type[E], /) -> SqlAlchemyGateway[E]:
         """Return the primitives of the repository of *entity*."""
@@ -97,49 +129,57 @@ class SqlAlchemyTransaction:
 
     def savepoint_name(self, depth: int, /) -> str | None:
         """Return the name of the savepoint at that depth, None before it was sent."""
-        savepoint: Any = self.checked_out and self.checked_out.get_nested_transaction()
-        for level in self.levels[:depth:-1]:
-            savepoint = savepoint._previous_nested if level.sent else savepoint
-        return savepoint._savepoint if savepoint is not None and self.levels[depth].sent else None
+        return f"uow_{depth}" if self.levels[depth].sent else None
 
     def flush(self) -> None:
         """Write what is pending."""
-        self.session.flush()
+        self.session.write()
 
     def pending(self) -> Changes:
         """Count what is not written yet."""
         session = self.session
+        if session.is_clean:
+            return Changes()
         changed = sum(session.is_modified(entity) for entity in session.dirty)
         return Changes(len(session.new), changed, len(session.deleted))
 
     def savepoint(self) -> None:
-        """Begin a nested scope; SQLAlchemy sends SAVEPOINT with its first statement."""
-        self.session.flush()
-        self.levels.append(Level(self.plain.begin(nested=True)))
+        """Begin a nested scope. SQLAlchemy hears of it with its first work: an empty one costs nothing."""
+        self.session.write()
+        self.levels.append(Level(nested=True))
         if self.exposed:  # statements on that connection pass by the session, which would send SAVEPOINT with its own
             self.plain.connection()
             self._taint()
 
+    def open_levels(self) -> None:
+        """Let SQLAlchemy begin the savepoints that were put off; it sends SAVEPOINT with the next statement."""
+        for level in self.levels:
+            if level.nested and level.handle is None:
+                level.handle = self.session.begin_savepoint()
+
     def release(self) -> None:
         """Release the savepoint, once the database still has the transaction."""
-        self.session.flush()
+        self.session.write()
         level = self.levels[-1]
         if level.sent:
             self._confirm_open()
-        assert level.handle is not None
-        try:
-            level.handle.commit()
-        except BaseException:
-            level.unsettled = level.sent
-            raise
+        if level.handle is not None:
+            try:
+                level.handle.commit()
+            except BaseException:
+                level.unsettled = level.sent
+                raise
         self.levels.pop().merge_into(self.levels[-1])
 
     def rollback_to_savepoint(self) -> None:
         """Roll back to the savepoint and put the outer values back."""
         level = self.levels[-1]
-        assert level.handle is not None
+        session = self.session
+        if level.handle is None and (session.new or session.dirty or session.deleted):
+            self.open_levels()
         try:
-            level.handle.rollback()
+            if level.handle is not None:
+                session.roll_back_to(level.handle)
         finally:
             self.levels.pop()
         if level.unsettled:
@@ -148,32 +188,123 @@ class SqlAlchemyTransaction:
 
     def confirm(self) -> None:
         """Write what is pending and ask whether the database still has the transaction."""
-        self.session.flush()
+        self.session.write()
         self._confirm_open()
+
+    def claim(self, key: str, token: str, /) -> Claim | None:
+        """Insert a row with the key; one that is there by now is another unit's."""
+        connection = self.plain.connection()
+        self.levels[-1].wrote = True
+        return ledger_of(connection).claim(connection, key, token)
+
+    def mark(self, outcome: Outcome, token: str, /) -> str:
+        """Insert a row with the token, or remember the transaction's number."""
+        connection = self.connect()
+        self.marked = token if outcome == "row" else None
+        return ledger_of(connection).mark(connection, outcome, token)
 
     def commit(self) -> None:
         """Commit; what the session's own listeners raise after the database confirmed is no failure of it."""
         try:
-            self.plain.commit()
+            if not self.prepared:
+                self._tell_before_commit()
+            self._commit()
         except Exception as error:
             if self.durable:
                 raise AfterCommitFailed("A listener of the session failed", [error]) from error
             raise
 
+    # ------------------------------------------------------------------------- as a branch of a distributed transaction
+
+    def enlist(self, id: str, name: str, /, *, decides: bool) -> None:
+        """Remember what the connection is to be told before its first statement."""
+        self.branch, self.decides = Branch(id, name), decides
+
+    def may_have_written(self) -> bool:
+        """Tell whether anything was written, or statements of unknown effect were sent; else ask."""
+        if self.unsure or any(level.wrote for level in self.levels):
+            return True
+        return self.checked_out is not None and self.backend.may_have_written(self.checked_out)
+
+    def give_time(self, seconds: float, /) -> None:
+        """Begin, and look at the database's clock."""
+        self.deadline = time_at(self.connect()) + seconds
+
+    def prepare(self) -> None:
+        """Write the witness row and prepare; what listens to the session's commit is told before."""
+        assert self.branch is not None
+        self._tell_before_commit()
+        connection = self.connect()
+        witness = ledger_of(connection).witness(self.branch.id)
+        try:
+            with table_demanded():
+                self.backend.prepare_branch(connection, self.branch, witness)
+        except BaseException:
+            self.met_error = True
+            raise
+        self.prepared = True
+
+    def decide(self, branches: Sequence[str], /) -> None:
+        """Write the outcome row, unless it is too late."""
+        assert self.branch is not None
+        connection = self.connect()
+        try:
+            in_time = ledger_of(connection).decide(connection, self.branch.id, branches, self.deadline)
+        except UniqueViolation as error:
+            raise SerializationFailure("recovery found it prepared for long, and has aborted it") from error
+        if not in_time:
+            raise SerializationFailure("it took so long to prepare that recovery may have aborted it")
+
+    def _tell_before_commit(self) -> None:
+        self.session.dispatch.before_commit(self.session)
+        self.session.write()
+
+    def _commit(self) -> None:
+        """Do what the session's own commit() does; most of that one is for sessions that go on."""
+        if self.prepared:
+            assert self.checked_out is not None
+            self._end_branch(commit=True)
+            self.durable = True
+            self.checked_out.end_committed()
+        elif self.checked_out is not None and (transaction := self.checked_out.get_transaction()) is not None:
+            transaction.commit()
+        self.durable = True
+        for reference in (reference for level in self.levels for reference in level.removed):
+            if (entity := reference()) is not None and inspect(entity).deleted:  # not yet, with what it was part of
+                self.plain.expunge(entity)
+        self.session.dispatch.after_commit(self.session)
+
+    def _end_branch(self, *, commit: bool) -> None:
+        assert self.checked_out is not None
+        assert self.branch is not None
+        self.prepared = False
+        self.backend.end_branch(self.checked_out, self.branch, commit=commit)
+
+    def abandon(self) -> None:
+        """Throw the connection away; its place in the pool is free for one that asks what became of COMMIT."""
+        self.met_error = True
+        assert self.checked_out is not None
+        self.checked_out.invalidate()
+
     def rollback(self) -> None:
         """Roll back at the root; what was added is new again, everything else stays as it is in memory."""
         added = [entry for level in self.levels for entry in level.added]
-        self.plain.expunge_all()
+        if added or any(level.removed for level in self.levels):
+            self.plain.expunge_all()
         try:
-            if not self.met_error:  # after one the database may have ended the transaction by right
+            # After an error the database may have ended the transaction by right.
+            if not (self.met_error or self.prepared or self.durable):
                 self._confirm_open()
         finally:
             self._roll_back(added)
 
     def _roll_back(self, added: list[Added]) -> None:
         try:
+            if self.prepared:
+                self._end_branch(commit=False)
             transaction = None if self.checked_out is None else self.checked_out.get_transaction()
-            if transaction is not None:
+            if transaction is not None and self.checked_out is not None:
+                self.checked_out.forget()
                 transaction.rollback()
         finally:
             for reference, _ in added:
@@ -207,6 +338,10 @@ class SqlAlchemyTransaction:
         finally:
             if connection is not None:
                 self.backend.release(connection)
+            self.levels.clear()
+            del self.session, self.plain, self.watcher  # in a circle, they would wait for the garbage collector
+        if self.durable and self.marked is not None:
+            answered(self.engine, self.marked)
 
     # ----------------------------------------------------------------------------------------- what the session reports
 
@@ -219,9 +354,13 @@ class SqlAlchemyTransaction:
 
     def past_the_orm(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Do what SQLAlchemy does not track: remember everything loaded first, in case it is rolled back."""
+        self.open_levels()  # before SQLAlchemy begins something of its own, around which it would be too late
         self._taint()
+        self.unsure = True
         result: Any = call(*args, **kwargs)
-        self.exposed = self.exposed or isinstance(result, Connection)
+        if isinstance(result, UnitConnection):
+            self.exposed = True
+            result.expose()
         if _wrote_rows(result) or any(getattr(arg, "is_dml", False) for arg in args):
             self.levels[-1].wrote = True
             self.watcher.flushed(Changes(statements=1))
@@ -229,7 +368,7 @@ class SqlAlchemyTransaction:
 
     def _taint(self) -> None:
         level = self.levels[-1]
-        if level.handle is not None and not level.tainted:
+        if level.nested and not level.tainted:
             level.tainted = True
             level.note_outer(self.session.identity_map.values())
 
@@ -247,34 +386,49 @@ class SqlAlchemyTransaction:
 
     def about_to_flush(self) -> None:
         """Remember the outer values of what is about to be written, and count it."""
+        self.open_levels()
         level, session = self.levels[-1], self.session
-        if level.handle is not None:
-            level.note_outer(session.dirty)
-            level.note_outer(session.deleted)
-        for state in map(inspect, session.dirty):
+        dirty, deleted = session.dirty, session.deleted
+        if level.nested:
+            level.note_outer(dirty)
+            level.note_outer(deleted)
+        for state in map(inspect, dirty):
             if state.mapper.version_id_col is not None:
                 self.versions.setdefault(state, state.dict.get(_version_of(state)))
-        if session.deleted:  # a new entity may take the row of a removed one, in an UPDATE that counts on
+        if deleted:  # a new entity may take the row of a removed one, in an UPDATE that counts on
+            _demand_one_heir(session.new, deleted)
             for state in map(inspect, session.new):
                 if state.mapper.version_id_col is not None and state.dict.get(_version_of(state), ...) is None:
                     del state.dict[_version_of(state)]
                     state.committed_state.pop(_version_of(state), None)
-        level.removed.extend(weakref.ref(entity) for entity in session.deleted)
-        if changes := self.pending():
+        level.removed.extend(weakref.ref(entity) for entity in deleted)
+        changed = sum(session.is_modified(entity) for entity in dirty)
+        if changes := Changes(len(session.new), changed, len(deleted)):
             level.wrote = True
             self.watcher.flushed(changes)
+
+    def about_to_insert(self, count: int) -> None:
+        """Count what is about to be inserted, where nothing else is to be written."""
+        self.open_levels()
+        self.levels[-1].wrote = True
+        self.watcher.flushed(Changes(count))
 
     def flushing(self) -> None:
         """Remember what the flush itself changed, such as a reference that it cleared."""
         level = self.levels[-1]
-        if level.handle is not None:
+        if level.nested:
             for entity in self.session.dirty:
                 level.note_unsure(entity)
+
+    def touched(self) -> Iterable[InstanceState[Any]] | None:
+        """Return what a rollback of the innermost savepoint may have to undo; None at the root: everything."""
+        level = self.levels[-1]
+        return map(inspect, [*level.touched(), *self.session.dirty]) if level.nested else None
 
     def rolling_back(self) -> None:
         """Remember what was changed and never written, before SQLAlchemy forgets it."""
         level = self.levels[-1]
-        if level.handle is not None:
+        if level.nested:
             level.note_outer(self.session.dirty)
             level.note_outer(self.session.deleted)
         else:  # a flush failed at the root, and the session ended the transaction; what is loaded stays readable
@@ -291,6 +445,20 @@ class SqlAlchemyTransaction:
             for name in values.keys() - inspect(entity).dict.keys():
                 set_committed_value(entity, name, values[name])
         self.loaded_values.clear()
+
+
+def _demand_one_heir(new: Iterable[Any], deleted: Iterable[Any]) -> None:
+    """Raise as a database does for a second INSERT: SQLAlchemy gives the row of a removed entity to each new one."""
+    free, taken = {inspect(entity).key for entity in deleted}, set[Any]()
+    for entity in new:
+        mapper = inspect(entity).mapper
+        key = mapper.identity_key_from_instance(entity)
+        if key in taken:
+            columns = tuple(column.name for column in mapper.primary_key)
+            detail = f"several new entities have the key {key[1]}"
+            raise UniqueViolation(detail, table=mapper.local_table.name, columns=columns)
+        if key in free:
+            taken.add(key)
 
 
 def _version_of(state: InstanceState[Any]) -> str:

@@ -2,20 +2,24 @@
 The unit of work on SQLAlchemy.
 """
 
+from pathlib import Path
 from typing import Any, cast
 
-from sqlalchemy import Engine
+from sqlalchemy import URL, Engine
 from sqlalchemy.orm import Session, sessionmaker
 
-from uow import Options, UnitOfWork
+from uow import Options, Outcomes, Resource, UnitOfWork
 from uow.errors import ConfigurationError
 
 from ._backends import backend_of
+from ._outcomes import SqlOutcomes
+from ._resource import SqlResource
 from ._session import UnitSession, session_class
 from ._transaction import SqlAlchemyTransaction
 
 __all__ = ["SqlAlchemyUnitOfWork"]
 
+_IN_MEMORY = (None, "", ":memory:")
 _OURS = frozenset({"bind", "binds", "expire_on_commit", "join_transaction_mode", "twophase", "autobegin"})
 
 
@@ -29,6 +33,9 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
 
         replica: Where read-only units go instead: the engine of a replica of the same database.
 
+        resource: What distributed transactions call the database: 1 to 12 letters, digits, ``-`` and ``_``, always the
+            same. By default the database's own name; SQLite's is that of the file.
+
         options: What every unit takes: see `UnitOfWork`.
 
     Raises:
@@ -36,17 +43,25 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
             database cannot do what the options ask for.
     """
 
-    def __init__(self, bind: Engine | sessionmaker[Any], *, replica: Engine | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        bind: Engine | sessionmaker[Any],
+        *,
+        replica: Engine | None = None,
+        resource: str | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
         engine, base, arguments = _take_apart(bind)
         self._primary = engine
         self._replica = replica
+        self._resource_name = resource
         if replica is not None:
             check_replica(replica, Engine, "create_engine")
             backend_of(replica)
         self._session_class: type[UnitSession] = session_class(base)
         self._session_arguments = arguments
-        self._check(self._settings.options)
+        self._demand_possible()
 
     def _check(self, options: Options) -> None:
         """Raise what the engine of such a unit cannot do."""
@@ -75,10 +90,29 @@ class SqlAlchemyUnitOfWork(UnitOfWork):
     def _database(self) -> object:
         return self._primary
 
+    def _outcomes(self) -> Outcomes:
+        return SqlOutcomes(self._primary)
+
+    def _resource(self) -> Resource:
+        name = _database_name(self._primary.url) if self._resource_name is None else self._resource_name
+        return SqlResource(self._primary, name)
+
+    def _place(self) -> object:
+        engine, url = self._primary, self._primary.url
+        if engine.dialect.name != "sqlite":
+            return engine.dialect.name, url.host, url.port, dict(url.query).get("host"), url.database
+        return engine if url.database in _IN_MEMORY else Path(str(url.database)).resolve()
+
     def _make_session(self) -> UnitSession:
         return self._session_class(
             expire_on_commit=False, join_transaction_mode="control_fully", **self._session_arguments
         )
+
+
+def _database_name(url: URL) -> str:
+    if url.database in _IN_MEMORY:
+        return "memory"
+    return Path(url.database).stem if url.get_backend_name() == "sqlite" else str(url.database)
 
 
 def check_replica(replica: object, kind: type, function: str) -> None:
