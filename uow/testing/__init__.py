@@ -5,9 +5,12 @@ What tests need: databases, a sandbox, recorders; and the contract suite, for ad
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ._crash import ChildProcess, Pause, crash_at, pause_at, record_points, run_killed
 from ._databases import DATABASES, Unavailable, open_database, require_or_skip
 from ._harness import Harness
+from ._proxy import Fault, FaultProxy
 from ._recorder import Recorder
+from ._servers import DatabaseServer, MariaDbServer, PostgresServer
 
 if TYPE_CHECKING:
     from ._sandbox import sandbox
@@ -15,12 +18,23 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DATABASES",
+    "ChildProcess",
+    "DatabaseServer",
+    "Fault",
+    "FaultProxy",
     "Harness",
+    "MariaDbServer",
+    "Pause",
+    "PostgresServer",
     "Recorder",
     "Unavailable",
+    "crash_at",
     "open_database",
+    "pause_at",
+    "record_points",
     "record_statements",
     "require_or_skip",
+    "run_killed",
     "sandbox",
 ]
 

@@ -122,7 +122,7 @@ class _Lifted:
 
 class _LiftedIterator(Iterator[Any]):
     def __init__(self, target: AsyncIterator[Any]) -> None:
-        self._target = target
+        self._target = aiter(target)
 
     def __next__(self) -> Any:
         try:
@@ -139,6 +139,8 @@ def lift(value: Any) -> Any:
     Return what a test is given in place of *value*; the same one each time.
     """
     kind = type(value)
+    if kind is tuple:  # what a group of units gives
+        return tuple(map(lift, value))
     if isinstance(value, AsyncIterator):
         return _LiftedIterator(value)
     if not any(hasattr(kind, name) for name in ("__aenter__", "__aiter__")) and not isinstance(value, AsyncRepository):

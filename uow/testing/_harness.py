@@ -52,6 +52,28 @@ class Harness(ABC):
     def lose_answer(self, bank: Bank) -> None:
         """Let nobody know what becomes of the COMMIT of the open unit *bank*."""
 
+    @abstractmethod
+    def cut_commit(self, bank: Bank, *, kept: bool, by: BaseException | None = None, unanswered: bool = False) -> None:
+        """
+        Cut the next COMMIT of the open unit *bank* off.
+
+        Args:
+            bank: The unit.
+
+            kept: Whether the database has committed by then; otherwise the transaction ends without.
+
+            by: What the unit hears; by default that the connection was lost.
+
+            unanswered: Whether the database says nothing afterwards, until `answer_again`.
+        """
+
+    def answer_again(self) -> None:  # noqa: B027 - the fake says nothing only once
+        """Let the database answer as before a COMMIT that was cut off *unanswered*."""
+
+    @abstractmethod
+    def outcome_rows(self) -> int:
+        """Count the units that have left behind what tells whether they were committed."""
+
     def define(self, name: str, **annotations: object) -> Any:
         """Make an adapter of the same kind, with other repositories."""
         body = {"__annotations__": annotations, "__module__": __name__}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from uow.adapters.memory import FakeUnitOfWork, Store
-from uow.errors import CommitOutcomeUnknown
+from uow.errors import CommitOutcomeUnknown, ConnectionLost
 
 from ._harness import Harness
 from ._model import Account, Bank, Document, Transfer
@@ -51,3 +51,22 @@ class FakeHarness(Harness):
     def lose_answer(self, bank: Bank) -> None:
         """Let the store fail so."""
         self.store.fail_next("commit", CommitOutcomeUnknown("the unit", "the answer was lost"))
+
+    def cut_commit(self, bank: Bank, *, kept: bool, by: BaseException | None = None, unanswered: bool = False) -> None:
+        """Let the store fail so; what is no failure of a database is raised around the store."""
+        if by is None:
+            self.store.fail_next("commit", CommitOutcomeUnknown if unanswered else ConnectionLost, kept=kept)
+            return
+        transaction: Any = getattr(bank, "_core", bank)._context.transaction  # type: ignore[union-attr]
+        commit = transaction.commit
+
+        def cut() -> None:
+            if kept:
+                commit()
+            raise by
+
+        transaction.commit = cut
+
+    def outcome_rows(self) -> int:
+        """Count what the store remembers."""
+        return len(self.store.outcomes)

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util import greenlet_spawn
 
 from uow import Options
-from uow.adapters.sqlalchemy._backend import Backend, raw_of  # type: ignore[import-not-found]
+from uow.adapters.sqlalchemy._backend import Backend, Branch, raw_of  # type: ignore[import-not-found]
 from uow.adapters.sqlalchemy._backends import backend_of, serve  # type: ignore[import-not-found]
 from uow.errors import ConfigurationError, DatabaseError
 
@@ -33,6 +33,7 @@ _CHECKS = {
         "ROLLBACK TO SAVEPOINT uow_sandbox_check",
     )
 }
+_NO_TWO_PHASES = ConfigurationError("there is no two-phase commit in a sandbox", "Test it on the engine itself.")
 _READ_ONLY = {"postgresql": ("SET TRANSACTION READ ONLY", ""), "sqlite": ("PRAGMA query_only=1", "PRAGMA query_only=0")}
 
 
@@ -184,7 +185,7 @@ class _Sandbox:
             raise ConfigurationError("the sandbox was left, and its engine with it", "Work inside its block.")
 
     def _refuse_two_phases(self, connection: object, xid: object) -> NoReturn:
-        raise ConfigurationError("there is no two-phase commit in a sandbox", "Test it on the engine itself.")
+        raise _NO_TWO_PHASES
 
     def _set_isolation(self, raw: object, level: str) -> None:
         if level != self.isolation:
@@ -231,6 +232,7 @@ class _Inside(Backend):  # type: ignore[misc]
 
     def __init__(self, engine: Engine, box: _Sandbox) -> None:
         super().__init__(engine)
+        self.lets_wait = False  # what is sent here is what a unit outside sends
         self.box = box
         self.undo: weakref.WeakKeyDictionary[Connection, list[str]] = weakref.WeakKeyDictionary()
 
@@ -260,6 +262,10 @@ class _Inside(Backend):  # type: ignore[misc]
             do, back = _READ_ONLY[name]
             connection.exec_driver_sql(do)
             undo += [back] if back else []
+
+    def join(self, connection: Connection, branch: Branch) -> None:
+        """Refuse what a savepoint cannot be."""
+        raise _NO_TWO_PHASES
 
     def commit(self, connection: Connection) -> None:
         """Leave it to the dialect: RELEASE SAVEPOINT of a failed transaction is an error."""

@@ -9,7 +9,8 @@ from typing import Any
 from sqlalchemy import CheckConstraint, Column, Engine, ForeignKey, Integer, String, Table, event, text
 from sqlalchemy.orm import registry
 
-from uow.adapters.sqlalchemy import SqlAlchemyUnitOfWork
+from uow.adapters.sqlalchemy import SqlAlchemyUnitOfWork, uow_metadata
+from uow.errors import ConnectionLost, ConnectionUnavailable
 
 from ._harness import Harness
 from ._model import Account, Bank, Document, Line, Transfer
@@ -72,7 +73,10 @@ class SqlAlchemyHarness(Harness):
         self.name = engine.dialect.name
         self._statements: list[str] = []
         self._hurried = False
+        self._unanswered = False
+        self._cut: Callable[[Any], None] | None = None
         metadata.create_all(engine)
+        uow_metadata.create_all(engine)
         self._empty()
         self._listen(engine)
 
@@ -112,6 +116,34 @@ class SqlAlchemyHarness(Harness):
         session: Any = bank.session  # type: ignore[attr-defined]
         session.connection().exec_driver_sql("COMMIT")
 
+    def cut_commit(self, bank: Bank, *, kept: bool, by: BaseException | None = None, unanswered: bool = False) -> None:
+        """Commit or not in front of SQLAlchemy, then end the session and raise as a driver would."""
+        kill = self.killer(bank)
+        session: Any = bank.session  # type: ignore[attr-defined]
+        shown = session.connection()
+        own = getattr(shown, "sync_connection", shown)
+
+        def cut(connection: Any) -> None:
+            if connection is not own:  # pragma: no cover - another unit's, in a test that has one meanwhile
+                return
+            self._cut = None
+            if kept:
+                connection.connection.dbapi_connection.commit()
+            kill()
+            self._unanswered = unanswered
+            raise by or ConnectionLost("the connection was cut off")
+
+        self._cut = cut
+
+    def answer_again(self) -> None:
+        """Let connections be checked out again."""
+        self._unanswered = False
+
+    def outcome_rows(self) -> int:
+        """Count the rows of ``uow_outcome``."""
+        with self.engine.connect() as connection:
+            return connection.scalar(text("SELECT count(*) FROM uow_outcome")) or 0
+
     def hurry(self) -> None:
         """Let SQLite's driver say at once that the database is locked, instead of after five seconds."""
         self._hurried = self.name == "sqlite"
@@ -128,21 +160,28 @@ class SqlAlchemyHarness(Harness):
 
     def _empty(self) -> None:
         with self.engine.begin() as connection:
-            for table in reversed(metadata.sorted_tables):
+            for table in (*reversed(metadata.sorted_tables), *uow_metadata.sorted_tables):
                 connection.execute(table.delete())
 
     def _listen(self, engine: Engine) -> None:
         event.listen(engine, "before_cursor_execute", self._statement)
-        event.listen(engine, "commit", partial(self._log, "COMMIT"))
+        event.listen(engine, "commit", self._commit)  # the first to hear of it: no unit was made yet
         event.listen(engine, "rollback", partial(self._log, "ROLLBACK"))
         event.listen(engine, "checkout", self._checkout)
 
     def _checkout(self, raw: Any, *rest: object) -> None:
+        if self._unanswered:
+            raise ConnectionUnavailable("the server was told not to answer")
         if self._hurried:
             raw.execute("PRAGMA busy_timeout = 0")
 
     def _statement(self, connection: Any, cursor: Any, statement: str, *rest: object) -> None:
         self._log(statement)
+
+    def _commit(self, connection: Any) -> None:
+        if self._cut is not None:
+            self._cut(connection)
+        self._log("COMMIT")
 
     def _log(self, statement: str, *rest: object) -> None:
         self._statements.append(statement)

@@ -29,6 +29,7 @@ from ._misuse import Misuse  # noqa: E402
 from ._nested import NestedRules  # noqa: E402
 from ._objects import ObjectRules  # noqa: E402
 from ._options import OptionRules  # noqa: E402
+from ._outcomes import OutcomeRules  # noqa: E402
 from ._ownership import OwnershipRules  # noqa: E402
 from ._repositories import RepositoryRules  # noqa: E402
 from ._scopes import ScopeRules  # noqa: E402
@@ -50,6 +51,7 @@ __all__ = [
     "NestedRules",
     "ObjectRules",
     "OptionRules",
+    "OutcomeRules",
     "OwnershipRules",
     "RepositoryRules",
     "ScopeRules",
@@ -64,6 +66,7 @@ class ContractSuite(
     NestedRules,
     JoinedRules,
     OptionRules,
+    OutcomeRules,
     OwnershipRules,
     SessionRules,
     FailureRules,

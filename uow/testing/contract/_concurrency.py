@@ -2,6 +2,8 @@
 Repositories while other units work on the same entities: versions and locks.
 """
 
+import gc
+
 import pytest
 
 from uow import Lock
@@ -65,6 +67,28 @@ class ConcurrencyRules(Contract):
 
         assert (True, False) == (raised.value.transient, raised.value.dooms)
         assert str(raised.value).startswith("An entity was changed by another unit")
+
+    @pytest.mark.parametrize("how", ["change", "remove"])
+    @pytest.mark.parametrize("before", ["changed", "removed"])
+    def test_repository_a_version_that_its_own_unit_made_stale(self, harness: Harness, how: str, before: str) -> None:
+        """Writing an entity of an earlier unit fails as well where this very unit wrote the row by another object."""
+        with harness.bank() as bank:
+            document = Document(1, "one")
+            bank.documents.add(document)
+            bank.commit()
+        with pytest.raises(StaleVersion), harness.bank() as bank:
+            if before == "changed":
+                bank.documents.get(1).title = "changed"
+            else:
+                bank.documents.remove(bank.documents.get(1))
+            bank.flush()
+            gc.collect()  # nobody holds the other object now
+            bank.documents.add(document)
+            if how == "change":
+                document.title = "late"
+            else:
+                bank.documents.remove(document)
+            bank.commit()
 
     def test_repository_a_stale_version_is_the_only_trouble(self, harness: Harness) -> None:
         """Whoever rolls back after one has nothing else to hear of, and one that leaves the block has no notes."""

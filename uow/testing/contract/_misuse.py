@@ -2,6 +2,7 @@
 Bad input: the error says what to do, and nothing is lost.
 """
 
+import gc
 from abc import abstractmethod
 from collections.abc import Callable
 
@@ -22,6 +23,7 @@ from uow.testing._harness import Harness
 from uow.testing._model import Account, Bank, Document, Line, Transfer
 
 from ._base import Contract
+from ._steps import balances, stored
 
 __all__ = ["Misuse"]
 
@@ -239,6 +241,101 @@ class Misuse(Contract):
 
             assert harness.idle()
             assert [] == harness.numbers()
+
+    # ---------------------------------------------------------------------------------------- two objects for one row
+
+    @pytest.mark.parametrize("verb", ["add", "remove"])
+    @pytest.mark.parametrize("held", ["loaded", "changed", "removed"])
+    def test_misuse_a_second_object_for_a_row(self, harness: Harness, verb: str, held: str) -> None:
+        """An entity of an earlier unit is refused where the unit holds another object for its row."""
+        stored(harness, Account("A-1", "Ann", 1))
+        with harness.bank() as bank:
+            earlier = bank.accounts.get("A-1")
+        with harness.bank() as bank:
+            account = bank.accounts.get("A-1")
+            if held == "changed":
+                account.balance = 2
+            if held == "removed":
+                bank.accounts.remove(account)
+            with pytest.raises(InvalidArgument) as caught:
+                getattr(bank.accounts, verb)(earlier)
+
+            assert str(caught.value) == (
+                f"Cannot call accounts.{verb}(): this unit already holds another object for Account 'A-1'. "
+                "Get this unit's own object from the repository, and change or remove that."
+            )
+            assert State.ACTIVE is bank.state
+            bank.commit()
+
+        assert {"loaded": {"A-1": 1}, "changed": {"A-1": 2}, "removed": {}}[held] == balances(harness)
+
+    def test_misuse_a_second_object_for_a_row_with_a_key_of_two_parts(self, harness: Harness) -> None:
+        """The error names all parts of the key."""
+        with harness.bank() as bank:
+            bank.lines.add(Line("o-1", 2))
+            bank.commit()
+        with harness.bank() as bank:
+            earlier = bank.lines.get(("o-1", 2))
+        with harness.bank() as bank:
+            line = bank.lines.get(("o-1", 2))
+            with pytest.raises(InvalidArgument, match=r"another object for Line \('o-1', 2\)\."):
+                bank.lines.add(earlier)
+
+            assert line.text is None
+
+    def test_misuse_two_objects_for_a_row_at_once(self, harness: Harness) -> None:
+        """Of two that earlier units loaded for one row, the second is refused."""
+        stored(harness, Account("A-1", "Ann", 1))
+        earlier = []
+        for _ in range(2):
+            with harness.bank() as bank:
+                earlier.append(bank.accounts.get("A-1"))
+        with harness.bank() as bank:
+            with pytest.raises(InvalidArgument, match="another object for Account 'A-1'"):
+                bank.accounts.add_all(earlier)
+
+            assert bank.accounts.get("A-1") is earlier[0]
+
+    @pytest.mark.parametrize("verb", ["add", "remove"])
+    @pytest.mark.parametrize("new", [True, False])
+    def test_misuse_an_entity_of_another_open_unit(self, harness: Harness, verb: str, new: bool) -> None:
+        """An entity is in one open unit at a time."""
+        stored(harness, Account("A-1", "Ann", 1))
+        with harness.bank() as other:
+            account = Account("B-2", "Bob") if new else other.accounts.get("A-1")
+            if new:
+                other.accounts.add(account)
+            with harness.bank() as bank:
+                with pytest.raises(InvalidArgument, match=r"another open unit holds Account '(A-1|B-2)'\."):
+                    getattr(bank.accounts, verb)(account)
+
+                assert State.ACTIVE is bank.state
+            other.rollback()
+        with harness.bank() as bank:
+            bank.accounts.add(account)
+            bank.commit()
+
+        assert (["A-1", "B-2"] if new else ["A-1"]) == harness.numbers()
+
+    @pytest.mark.parametrize("gone", ["forgotten", "removed"])
+    def test_misuse_an_entity_of_an_earlier_unit_in_place_of_another(self, harness: Harness, gone: str) -> None:
+        """Where nobody holds the other object any more, or its row was removed, an earlier unit's is taken."""
+        stored(harness, Account("A-1", "Ann", 1))
+        with harness.bank() as bank:
+            earlier = bank.accounts.get("A-1")
+        with harness.bank() as bank:
+            account = bank.accounts.get("A-1")
+            if gone == "removed":
+                bank.accounts.remove(account)
+                bank.flush()
+            del account
+            gc.collect()
+            bank.accounts.add(earlier)
+            if gone == "forgotten":
+                earlier.balance = 2
+            bank.commit()
+
+        assert {"forgotten": {"A-1": 2}, "removed": {}}[gone] == balances(harness)
 
     # ------------------------------------------------------------------------------------------------- odd but legal
 

@@ -298,6 +298,27 @@ class ObjectRules(RollbackRules):
         assert [(True, None), (False, 1)] == read
         assert (5, "draft") == kept
 
+    def test_rule_14_a_removed_entity_has_its_version_again(self, harness: Harness) -> None:
+        """An entity that was changed and removed in a unit that rolled back has the version that it was read with."""
+        with harness.bank() as bank:
+            bank.documents.add(Document(1, "one"))
+            bank.commit()
+        with harness.bank() as bank:
+            document = bank.documents.get(1)
+            document.title = "two"
+            with bank.nested():
+                bank.documents.remove(document)
+            bank.rollback()
+
+        assert 1 == document.version
+
+        with harness.bank() as bank:
+            bank.documents.add(document)
+            document.title = "three"
+            bank.commit()
+
+        assert 2 == document.version
+
     def test_rule_14_the_same_object_serves_a_retry(self, harness: Harness) -> None:
         """An entity that a constraint refused can be corrected and added in the next unit, with its events."""
         stored(harness, Account("A", "Ann", 10))

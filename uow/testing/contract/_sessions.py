@@ -46,6 +46,23 @@ class SessionRules(Contract):
 
         assert harness.idle()
 
+    def test_rule_05_a_session_that_was_kept_lets_go_of_what_was_removed(self, harness: Harness) -> None:
+        """What a unit removed can be added to another one while somebody still has the session of the first."""
+        account = Account("A-1", "Ann")
+        with harness.bank() as bank:
+            bank.accounts.add(account)
+            bank.commit()
+        with harness.bank() as bank:
+            session = session_of(bank)
+            bank.accounts.remove(account)
+            bank.commit()
+        with harness.bank() as bank:
+            bank.accounts.add(account)
+            bank.commit()
+
+        assert session is not None
+        assert harness.idle()
+
     def test_rule_06_another_thread_cannot_use_the_session(self, harness: Harness) -> None:
         """The session of a unit belongs to its thread too."""
         with harness.bank() as bank:

@@ -149,6 +149,22 @@ class ViolationRules(Contract):
 
         assert {"A": 10, "B": 20, "C": 30} == balances(harness)
 
+    def test_repository_the_key_of_a_removed_entity(self, harness: Harness) -> None:
+        """One new entity can take the key of an entity that is removed in the same flush; a second one is refused."""
+        fill(harness)
+        with harness.bank() as bank:
+            bank.documents.remove(bank.documents.get(1))
+            bank.documents.add(Document(1, "heir"))
+            with pytest.raises(UniqueViolation) as raised, bank.nested():
+                bank.documents.remove(bank.documents.get(1))
+                bank.documents.add_all([Document(1, "second"), Document(1, "third"), Document(3, "other")])
+            bank.commit()
+        with harness.bank() as bank:
+            titles = [document.title for document in bank.documents.list(order_by=lambda d: d.id)]
+
+        assert ("documents", ("id",)) == (raised.value.table, raised.value.columns) or harness.statements is None
+        assert ["heir", "two"] == titles
+
     def test_repository_unique_ignores_missing_values(self, harness: Harness) -> None:
         """A value that may be missing may be missing more than once, and an entity keeps its own unique value."""
         stored(harness, Account("A", "Ann"), Account("B", "Bob"))
@@ -176,6 +192,20 @@ class ViolationRules(Contract):
             titles = [document.title for document in bank.documents.list(order_by=lambda d: d.id)]
 
         assert ["free", "one"] == titles
+
+    def test_repository_a_unique_value_changes_hands_in_one_flush(self, harness: Harness) -> None:
+        """Changes are written in the order of the keys, and before what is new: each may take what the last gave up."""
+        with harness.bank() as bank:
+            bank.documents.add_all([Document(1, "One"), Document(2, "Two")])
+            bank.commit()
+        with harness.bank() as bank:
+            two, one = bank.documents.get(2), bank.documents.get(1)
+            two.title, one.title = "One", "First"
+            bank.documents.add(Document(3, "Two"))
+            bank.commit()
+
+        with harness.bank() as bank:
+            assert {1: "First", 2: "One", 3: "Two"} == {each.id: each.title for each in bank.documents.list()}
 
     def test_repository_a_reference_within_one_unit(self, harness: Harness) -> None:
         """A row that is added and written may be referred to before it is committed, and both can go together."""
