@@ -108,10 +108,11 @@ class SqlPlace:
         """Wait for a server to notice that a connection was closed; the pool must have its own at once."""
         if self.engine.pool.checkedout():  # type: ignore[attr-defined]
             return False
-        for _ in range(1000):
-            if not self._open_transactions():
-                return True
-            await asyncio.sleep(0.005)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(30):
+                while self._open_transactions():
+                    await asyncio.sleep(0)
+            return True
         return False
 
     def _open_transactions(self) -> int:
@@ -133,8 +134,11 @@ Place = FakePlace | SqlPlace
 
 
 @pytest.fixture(params=["fake", *DRIVERS])
-def make_place(request: pytest.FixtureRequest) -> Iterator[Callable[[], Place]]:
+def make_place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Place]]:
     """Makes the fake, or a database with each of its asynchronous drivers."""
+    # psycopg lets others run after each call if the last time was a while ago, so that one can be cut off there; always
+    # now, or it would only happen on a busy machine.
+    monkeypatch.setattr("psycopg.waiting.MAX_BUSY_TIME", -1, raising=False)
     if request.param == "fake":
         yield FakePlace
         return
@@ -165,7 +169,9 @@ class Log:
         async def hook() -> None:
             self.ran.append(name)
             await asyncio.sleep(0)
-            await asyncio.sleep(0.001)
+            woken = asyncio.Event()
+            asyncio.get_running_loop().call_soon(woken.set)
+            await woken.wait()
 
         return hook
 
@@ -336,7 +342,8 @@ def test_cancelled_anywhere(make_place: Make, times: float, late: bool) -> None:
     for run in struck:
         assert run.cancelled, run.where
         assert run.rows in (set(), WHOLE), run.where
-    assert {State.COMMITTED, State.ROLLED_BACK} == {run.state for run in struck}
+    # A driver that finds the answer to COMMIT there already waits for nothing.
+    assert {State.ROLLED_BACK} <= {run.state for run in struck} <= {State.COMMITTED, State.ROLLED_BACK}
     assert (State.COMMITTED, WHOLE, None) == (last.state, last.rows, last.error)
 
 

@@ -164,6 +164,38 @@ def test_a_key_may_change() -> None:
     assert {"b": "blue", "c": "red"} == found
 
 
+@pytest.mark.parametrize(("kept", "lock"), [(True, None), (False, None), (True, Lock.UPDATE)])
+def test_an_entity_that_another_unit_removed(kept: bool, lock: Lock | None) -> None:
+    """What a unit holds it gets again, whatever became of the row, unless nobody kept it or it is read anew."""
+    store = Store()
+    stored(store, Tag("a"))
+    with FakeShelf(store) as shelf:
+        tag = shelf.tags.get("a")
+        with FakeShelf(store) as other:
+            other.tags.remove(other.tags.get("a"))
+            other.commit()
+        if not kept:
+            del tag
+            gc.collect()
+        found = shelf.tags.get_or_none("a", lock=lock)
+
+        assert (kept and lock is None) == (found is not None)
+        assert [] == shelf.tags.list()
+
+
+def test_changed_entities_whose_keys_have_no_order_are_written() -> None:
+    """Changes are written in the order of the keys, or in any order where keys have none."""
+    store, names = Store(), (1j, 2j)
+    stored(store, *(Tag(name) for name in names))
+    with FakeShelf(store) as shelf:
+        found = [shelf.tags.get(name) for name in names]
+        for tag in found:
+            tag.color = "red"
+        shelf.commit()
+    with FakeShelf(store) as shelf:
+        assert 2 == shelf.tags.count(lambda t: t.color == "red")
+
+
 def test_a_change_of_an_entity_that_nobody_kept_is_written() -> None:
     """An entity that goes out of scope before the flush loses nothing, and is the same again while it is waited for."""
     store = Store()

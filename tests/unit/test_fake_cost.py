@@ -6,6 +6,8 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import date
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from attrs import Factory
 from uow import AsyncRepository, Lock, Repository, entity
 from uow.adapters.memory import AsyncFakeUnitOfWork, FakeUnitOfWork, Store, _tracking
 from uow.adapters.memory._tables import Row
+from uow.adapters.memory._tracking import Tracked
 
 SIZES = (10**2, 10**4, 10**6)
 LEVELS = ("READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
@@ -26,8 +29,19 @@ class Item:
     tags: list[str] = Factory(list)
 
 
+@entity
+class Plain:
+    """All its values are such that only setting an attribute changes it."""
+
+    id: int
+    name: str = ""
+    price: Decimal = Decimal(0)
+    day: date | None = None
+
+
 class FakeItems(FakeUnitOfWork):
     items: Repository[Item]
+    plain: Repository[Plain]
 
 
 class AsyncFakeItems(AsyncFakeUnitOfWork):
@@ -74,7 +88,7 @@ def stores() -> dict[int, Store]:
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How many values were copied and compared."""
+    """How many values were copied, and entities compared."""
     counts = Counter[str]()
 
     def counting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -85,7 +99,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         return call
 
     monkeypatch.setattr(_tracking, "freeze", counting("copied", _tracking.freeze))
-    monkeypatch.setattr(_tracking, "alike", counting("compared", _tracking.alike))
+    looked = Tracked.changed.fget
+    assert looked is not None
+    monkeypatch.setattr(Tracked, "changed", property(counting("compared", looked)))
     return counts
 
 
@@ -102,6 +118,25 @@ def get(unit: Any) -> None:
 def find(unit: Any) -> None:
     with unit:
         unit.items.one(lambda i: i.name == "7")
+
+
+def find_key(unit: Any) -> None:
+    with unit:
+        assert unit.items.one(lambda i: (i.id == 7) & (i.name != "x"))
+        assert unit.items.exists(lambda i: i.name == "8")
+        assert 1 == unit.items.count(lambda i: i.id == 9)
+        assert not unit.items.list(lambda i: i.id == -1)
+
+
+def add(unit: Any) -> None:
+    with unit:
+        unit.items.add(Item(-1, "new"))
+        unit.flush()
+        with unit.nested() as nested:
+            unit.items.add(Item(-2, "undone"))
+            nested.rollback()
+        unit.items.remove(unit.items.get(-1))
+        unit.commit()
 
 
 def page(unit: Any) -> None:
@@ -140,7 +175,7 @@ def nest(unit: Any) -> None:
 
 
 @pytest.mark.parametrize("isolation", LEVELS)
-@pytest.mark.parametrize("work", [begin, get, find, page, lock, change, replace, nest])
+@pytest.mark.parametrize("work", [begin, get, find, find_key, add, page, lock, change, replace, nest])
 def test_the_cost_does_not_follow_the_store(
     stores: dict[int, Store], counted: Counter[str], work: Callable[[Any], None], isolation: str
 ) -> None:
@@ -202,9 +237,40 @@ def test_locks_of_others_are_not_visited() -> None:
     assert not store._locks
 
 
+def holding(count: int) -> Store:
+    """Return a store with so many plain entities."""
+    store = Store()
+    with FakeItems(store) as unit:
+        unit.plain.add_all(Plain(number, str(number)) for number in range(1, count + 1))
+        unit.commit()
+    return store
+
+
 @pytest.mark.parametrize("held", [10, 1000])
-def test_a_flush_compares_each_held_entity_once(counted: Counter[str], held: int) -> None:
-    """A nested scope compares what the unit holds twice: when it begins and when it ends. It copies nothing."""
+def test_a_flush_compares_what_was_changed(counted: Counter[str], held: int) -> None:
+    """However many entities a unit holds, those whose values can only be set are compared when they were."""
+    with FakeItems(holding(held)) as unit:
+        kept = unit.plain.list()
+        counted.clear()
+        with unit.nested():
+            pass
+        nothing = Counter(counted)
+        with unit.nested():
+            kept[5].price = Decimal(7)
+        with unit.nested() as nested:
+            kept[7].day = date(2030, 1, 1)
+            nested.rollback()
+        unit.plain.get(1)
+
+        assert held == len(kept)
+        assert (Decimal(7), None) == (kept[5].price, kept[7].day)
+    assert Counter() == nothing
+    assert Counter({"compared": 3}) == counted  # one found and written, one undone and found to be as before
+
+
+@pytest.mark.parametrize("held", [10, 1000])
+def test_a_flush_compares_what_can_change_in_place(counted: Counter[str], held: int) -> None:
+    """Nobody says when a list changes: a nested scope compares its entities when it begins and when it ends."""
     with FakeItems(stored(1000)) as unit:
         kept = unit.items.list(limit=held)
         counted.clear()
@@ -212,7 +278,28 @@ def test_a_flush_compares_each_held_entity_once(counted: Counter[str], held: int
             pass
 
         assert held == len(kept)
-        assert {"compared": 2 * 3 * held} == dict(counted)
+        assert {"compared": 2 * held} == dict(counted)
+
+
+@pytest.mark.parametrize("work", ["get", "add", "deep"])
+def test_units_of_work_do_not_look_at_all_that_they_hold(counted: Counter[str], work: str) -> None:
+    """A thousand reads, or nested scopes beside or inside each other, compare no entity again and again."""
+    kept: list[Plain] = []
+    with FakeItems(holding(1000)) as unit, ExitStack() as scopes:
+        counted.clear()
+        for number in range(1, 1001):
+            if work == "get":
+                kept.append(unit.plain.get(number))
+                continue
+            kept.append(Plain(2000 + number))
+            if work == "deep":
+                scopes.enter_context(unit.nested())
+                unit.plain.add(kept[-1])
+            else:
+                with unit.nested():
+                    unit.plain.add(kept[-1])
+
+    assert 1000 >= counted["compared"]
 
 
 def test_what_nobody_keeps_costs_nothing(counted: Counter[str]) -> None:
@@ -230,8 +317,22 @@ def test_what_nobody_keeps_costs_nothing(counted: Counter[str]) -> None:
         assert {} == dict(counted)
 
 
+def test_what_was_written_and_dropped_costs_nothing(counted: Counter[str]) -> None:
+    """The commit, which compares all that the unit holds, has nothing to compare."""
+    with FakeItems(holding(50)) as unit:
+        for number in range(1, 51):
+            unit.plain.get(number).name = "changed"
+            unit.plain.add(Plain(100 + number))
+        unit.flush()
+        unit.flush()
+        counted.clear()
+        unit.commit()
+
+    assert {} == dict(counted)
+
+
 def test_a_commit_copies_nothing(counted: Counter[str]) -> None:
-    """It flushes before and after its hooks; what was written is handed over as it is."""
+    """It compares before and after its hooks, and all once more; what was written is handed over as it is."""
     with FakeItems(stored(100)) as unit:
         kept = unit.items.list()
         for item in kept[:5]:
@@ -240,7 +341,94 @@ def test_a_commit_copies_nothing(counted: Counter[str]) -> None:
         counted.clear()
         unit.commit()
 
-    assert {"compared": 2 * 3 * 100} == dict(counted)
+    assert {"compared": 3 * 100} == dict(counted)
+
+
+# ------------------------------------------------------------------------------------------------ what is noticed
+
+
+class Stubborn:
+    """Sets its attributes past its own ``__setattr__``."""
+
+    __uow_key__ = ("id",)
+    id: int
+    name: str
+
+    def __init__(self, id: int, name: str) -> None:
+        self.__dict__.update(id=id, name=name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(name)
+
+    def rename(self, name: str) -> None:
+        object.__setattr__(self, "name", name)
+
+
+class Child(Plain):
+    """A subclass of a class that is watched already."""
+
+
+class FakeNoticed(FakeUnitOfWork):
+    plain: Repository[Plain]
+    stubborn: Repository[Stubborn]
+    children: Repository[Child]
+
+
+def test_every_way_to_change_an_entity_is_noticed() -> None:
+    """Setting, deleting, past the class where it has a way of its own, in a value that came to be mutable."""
+    store = Store()
+    with FakeNoticed(store) as unit:
+        unit.plain.add_all([Plain(1, "set"), Plain(2, "deleted"), Plain(3), Plain(4)])
+        unit.children.add(Child(1, "child"))
+        unit.stubborn.add(Stubborn(1, "stubborn"))
+        unit.commit()
+    with FakeNoticed(store) as unit:
+        one, two, three, four = (unit.plain.get(number) for number in range(1, 5))
+        child, stubborn = unit.children.get(1), unit.stubborn.get(1)
+        unit.flush()
+        one.name = "new"
+        del two.name
+        three.name = value = []  # type: ignore[assignment]
+        child.name = "grown"
+        stubborn.rename("renamed")
+        unit.flush()
+        unit.flush()
+        value.append("in place")
+        vars(four)["name"] = "past the class"
+        with unit.nested() as nested:
+            stubborn.rename("undone")
+            child.name = "undone"
+            nested.rollback()
+        unit.commit()
+    with FakeNoticed(store) as unit:
+        names = [plain.name for plain in unit.plain.list(order_by=lambda p: p.id)]
+
+        assert ["new", None, ["in place"], "past the class"] == names
+        assert ("grown", "renamed") == (unit.children.get(1).name, unit.stubborn.get(1).name)
+
+
+def test_a_change_is_noticed_although_the_entity_is_dropped() -> None:
+    """Before it goes, and after a flush that had found it unchanged."""
+    store = holding(3)
+    with FakeItems(store) as unit:
+        plain = unit.plain.get(2)
+        unit.flush()
+        plain.name = "dropped"
+        del plain
+        assert "dropped" == unit.plain.get(2).name
+        unit.commit()
+    with FakeItems(store) as unit:
+        assert "dropped" == unit.plain.get(2).name
+
+
+def test_an_entity_outside_every_unit_may_be_changed() -> None:
+    """Its class tells nobody then."""
+    holding(1)
+    plain = Plain(1)
+    plain.name = "x"
+    del plain.name
+
+    assert not hasattr(plain, "name")
 
 
 # ------------------------------------------------------------------------------------------------------------ depth

@@ -852,3 +852,21 @@ def test_the_table_is_a_table() -> None:
     head = "| |" + "|".join(f" {level}: {backend} " for level in LEVELS for backend in ("PostgreSQL", "fake")) + "|"
 
     assert re.search(re.escape(head), DOCUMENT.read_text("utf-8"))
+
+
+def test_a_key_that_another_unit_gave_free_since_it_was_read() -> None:
+    """A unit may take the key of an entity that it had read, after another unit removed that and committed."""
+    store = Store()
+    with FakeBank(store) as bank:
+        bank.documents.add(Document(1, "old"))
+        bank.commit()
+    with FakeBank(store) as bank:
+        assert "old" == bank.documents.get(1).title
+        gc.collect()
+        with FakeBank(store) as other:
+            other.documents.remove(other.documents.get(1))
+            other.commit()
+        bank.documents.add(Document(1, "new"))
+        bank.commit()
+    with FakeBank(store) as bank:
+        assert "new" == bank.documents.get(1).title

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from sqlalchemy import URL, Engine, create_engine, make_url, text
+from sqlalchemy import URL, Engine, create_engine, event, make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.util import greenlet_spawn
 
@@ -493,13 +493,22 @@ def test_cancelled_while_it_waits_for_a_lock(sqlite: Engine) -> None:
 
     async def main() -> None:
         engine = create_async_engine(sqlite.url.set(drivername=DRIVERS["sqlite"]))
-        bank = SqlBank(engine.sync_engine)
+        bank, waits, loop = SqlBank(engine.sync_engine), asyncio.Event(), asyncio.get_running_loop()
+
+        def traced(statement: str) -> None:
+            if statement == "BEGIN IMMEDIATE":
+                loop.call_soon_threadsafe(waits.set)
+
+        def watch(raw: Any, entry: object) -> None:
+            raw.run_async(lambda driver: driver.set_trace_callback(traced))
+
+        event.listen(engine.sync_engine, "connect", watch)
         with sqlite.connect() as holder:
             holder.exec_driver_sql("BEGIN IMMEDIATE")
             task = asyncio.create_task(greenlet_spawn(bank_count, bank))
-            await asyncio.sleep(0.05)
+            await asyncio.wait_for(waits.wait(), 30)
             task.cancel()
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0)  # which lets the task hear of it
             holder.rollback()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -25,7 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, registry, sessionmaker
 from sqlalchemy.pool import StaticPool
 
-from uow import Repository, State, UnitOfWork, entity
+from uow import Options, Repository, State, UnitOfWork, entity
 from uow.adapters.memory import FakeUnitOfWork
 from uow.adapters.sqlalchemy import SqlAlchemyRepository, SqlAlchemyUnitOfWork
 from uow.adapters.sqlalchemy._backends import backend_of
@@ -37,6 +37,7 @@ from uow.errors import (
     ConnectionLost,
     DatabaseError,
     ForeignKeyViolation,
+    OutsideUnitOfWork,
     ScopeBroken,
     UnmappedEntity,
 )
@@ -204,14 +205,24 @@ def test_a_constraint_that_is_checked_at_commit(engine: Engine) -> None:
     assert 0 == engine.pool.checkedout()  # type: ignore[attr-defined]
 
 
+class Deaf:
+    """A unit's transaction that nobody tells anything."""
+
+    exposed = False
+
+    def failed(self, error: DatabaseError) -> None: ...
+
+
 def test_the_tag_of_commit_is_looked_at(postgresql_url: URL) -> None:
     """PostgreSQL answers COMMIT of a failed transaction with ROLLBACK and no error; the adapter makes it one."""
     engine = create_engine(postgresql_url)
-    with engine.connect() as connection:
-        with pytest.raises(Exception, match="nonsense"):
-            connection.execute(text("nonsense"))
-        with pytest.raises(DatabaseError, match="answered COMMIT with ROLLBACK"):
-            backend_of(engine).commit(connection)
+    backend, deaf = backend_of(engine), Deaf()
+    connection = backend.connect(engine, deaf, Options())
+    with pytest.raises(DatabaseError, match="nonsense"):
+        connection.exec_driver_sql("nonsense")
+    with pytest.raises(DatabaseError, match="answered COMMIT with ROLLBACK"):
+        backend.commit(connection)
+    backend.release(connection)
     engine.dispose()
 
 
@@ -298,6 +309,21 @@ def test_a_listener_that_raises_after_commit_whatever_came_before(engine: Engine
             unit.words.add(Word(id=1, said="x"))
         unit.commit()
 
+    assert (State.COMMITTED, ["x"]) == (unit.state, said(engine))
+
+
+def test_a_listener_that_goes_on_after_commit(engine: Engine) -> None:
+    """What it sends then is part of nothing, so it is refused, as a session's own commit() does."""
+    factory = sessionmaker(engine)
+    event.listen(
+        factory, "after_commit", lambda session: session.execute(text("INSERT INTO words (id, said) VALUES (2, 'y')"))
+    )
+    unit = SqlWords(factory)
+    with pytest.raises(AfterCommitFailed) as caught, unit:
+        unit.words.add(Word(id=1, said="x"))
+        unit.commit()
+
+    assert [OutsideUnitOfWork] == [type(error) for error in caught.value.exceptions]
     assert (State.COMMITTED, ["x"]) == (unit.state, said(engine))
 
 

@@ -222,7 +222,7 @@ def test_a_unit_sends_no_more_than_a_session(harness: SqlAlchemyHarness, work: s
         (unit_change, ["SELECT", "UPDATE", "COMMIT"]),
         (unit_nested, [*["SAVEPOINT", "INSERT", "RELEASE"] * 10, "COMMIT"]),
         (unit_deep, [*["SAVEPOINT"] * 3, "INSERT", *["RELEASE"] * 3, "ROLLBACK"]),
-        (unit_nested_rolled_back, ["SELECT", *["SAVEPOINT", "UPDATE", "ROLLBACK TO"] * 10, "COMMIT"]),
+        (unit_nested_rolled_back, ["SELECT", "SAVEPOINT", *["UPDATE", "ROLLBACK TO"] * 10, "COMMIT"]),
         (unit_read, ["SELECT", "ROLLBACK"]),
         (unit_list, ["SELECT", "COMMIT"]),
         (unit_after_commit, ["SELECT", "UPDATE", "COMMIT"]),
@@ -231,8 +231,11 @@ def test_a_unit_sends_no_more_than_a_session(harness: SqlAlchemyHarness, work: s
 )
 def test_a_unit_sends_what_is_needed(harness: SqlAlchemyHarness, work: Work, expected: list[str]) -> None:
     """A unit sends what its work needs and nothing else."""
-    lines = [line for line in sent(harness, work) if not line.startswith("BEGIN")]
+    lines = [line for text in sent(harness, work) for line in text.split("; ") if not line.startswith("BEGIN")]
     verbs = [" ".join(line.split()[:2]) if line.startswith("ROLLBACK TO") else line.split()[0] for line in lines]
+    if harness.name == "postgresql":  # where RELEASE waits for what comes next, and COMMIT stands for it
+        verbs = [verb for verb in verbs if verb != "RELEASE"]
+        expected = [verb for verb in expected if verb != "RELEASE"]
 
     assert expected == verbs
 

@@ -1,0 +1,3 @@
+"""
+Crashes of processes, servers and networks in distributed commits.
+"""

@@ -1,0 +1,307 @@
+"""
+The short way of a flush: taken for new entities of one plain class alone, and it ends as SQLAlchemy's flush does.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from attrs import define
+from sqlalchemy import (
+    Column,
+    Engine,
+    ForeignKey,
+    Integer,
+    MetaData,
+    Numeric,
+    String,
+    Table,
+    create_engine,
+    event,
+    func,
+    inspect,
+    literal,
+    select,
+)
+from sqlalchemy.orm import Session, column_property, composite, registry, relationship, sessionmaker
+
+from uow.adapters.sqlalchemy import SqlAlchemyUnitOfWork
+from uow.adapters.sqlalchemy._inserts import batch_of
+from uow.errors import DatabaseError, UniqueViolation
+from uow.testing import record_statements
+
+
+@define(slots=False, eq=False)
+class Part:
+    number: int
+    name: str | None = "wheel"
+    weight: Any = Decimal(1)
+
+
+@define(slots=False, eq=False)
+class Box:
+    number: int
+
+
+class Heavy(Part):
+    pass
+
+
+@dataclass
+class Size:
+    width: int
+    height: int
+
+
+@pytest.fixture
+def mapped() -> Iterator[tuple[registry, Table, Table]]:
+    metadata = MetaData()
+    parts = Table(
+        "parts",
+        metadata,
+        Column("number", Integer, primary_key=True, autoincrement=False),
+        Column("name", String(20)),
+        Column("mass", Numeric, key="weight", default=7),
+        Column("kind", String(9), server_default="p"),
+        Column("version", Integer, default=1),
+        Column("width", Integer),
+        Column("height", Integer),
+        Column("box", ForeignKey("boxes.number")),
+    )
+    boxes = Table("boxes", metadata, Column("number", Integer, primary_key=True))
+    made = registry(metadata=metadata)
+    yield made, parts, boxes
+    made.dispose()
+
+
+@pytest.fixture
+def engine(mapped: tuple[registry, Table, Table], tmp_path: Any) -> Iterator[Engine]:
+    made = create_engine(f"sqlite:///{tmp_path}/parts.db")
+    mapped[0].metadata.create_all(made)
+    yield made
+    made.dispose()
+
+
+NAMES = ("number", "name", "weight")
+
+
+def map_plainly(mapped: tuple[registry, Table, Table], *names: str, **more: Any) -> Any:
+    made, parts, boxes = mapped
+    made.map_imperatively(Box, boxes)
+    return made.map_imperatively(Part, parts, include_properties=(*NAMES, *names), **more)
+
+
+# ------------------------------------------------------------------------------------------------------- where it goes
+
+
+def test_it_ends_as_a_flush_does(engine: Engine, mapped: Any) -> None:
+    """What was new is held by its key, unchanged, and of the transaction; one statement for all."""
+    map_plainly(mapped)
+    parts = [Part(3), Part(1, None), Part(2, "cog", Decimal("2.5"))]
+    with SqlAlchemyUnitOfWork(engine) as unit, record_statements(engine) as statements:
+        unit.session.add_all(parts)
+        unit.flush()
+        for part in parts:
+            state = inspect(part)
+            assert state.persistent
+            assert not state.modified
+            assert unit.session.identity_map[state.key] is part
+        assert not unit.session.new
+        parts[0].name = "spoke"
+        unit.session.delete(parts[1])
+        unit.commit()
+    assert ["INSERT", "UPDATE", "DELETE", "COMMIT"] == [statement.split()[0] for statement in statements]
+    with Session(engine) as session:
+        assert [(2, "cog", Decimal("2.5")), (3, "spoke", 1)] == [
+            (part.number, part.name, part.weight) for part in session.scalars(select(Part).order_by(Part.number))
+        ]
+
+
+def test_what_fails_is_not_written(engine: Engine, mapped: Any) -> None:
+    """The error is the database's, and what was new in the scope is new again."""
+    map_plainly(mapped)
+    with SqlAlchemyUnitOfWork(engine) as unit:
+        unit.session.add(Part(1))
+        twin = Part(1)
+        with pytest.raises(UniqueViolation), unit.nested():
+            unit.flush()
+            unit.session.expunge_all()
+            unit.session.add(twin)
+            unit.flush()
+        assert inspect(twin).transient
+        unit.commit()
+
+
+def test_no_flush_inside(engine: Engine, mapped: Any) -> None:
+    """A listener that flushes while the INSERT is under way would write the same again."""
+    map_plainly(mapped)
+    with SqlAlchemyUnitOfWork(engine) as unit:
+        unit.session.add(Part(1))
+        event.listen(engine, "before_cursor_execute", lambda *_: unit.session.flush())
+        with pytest.raises(DatabaseError, match="already flushing"):
+            unit.flush()
+        unit.rollback()
+
+
+# --------------------------------------------------------------------------------------------------- where it does not
+
+
+def with_a_relationship(mapped: Any) -> object:
+    map_plainly(mapped, properties={"box": relationship(Box, primaryjoin=mapped[1].c.box == mapped[2].c.number)})
+    return Part(1)
+
+
+def with_an_heir(mapped: Any) -> object:
+    mapper = map_plainly(mapped, "kind", polymorphic_on=mapped[1].c.kind, polymorphic_identity="p")
+    mapped[0].map_imperatively(Heavy, inherits=mapper, polymorphic_identity="h")
+    return Part(1)
+
+
+def of_an_heir(mapped: Any) -> object:
+    mapped[0].map_imperatively(Heavy, inherits=map_plainly(mapped))
+    return Heavy(1)
+
+
+def with_a_version(mapped: Any) -> object:
+    map_plainly(mapped, version_id_col=mapped[1].c.version)
+    return Part(1)
+
+
+def with_an_expression_to_load(mapped: Any) -> object:
+    map_plainly(mapped, properties={"shout": column_property(func.upper(mapped[1].c.name))})
+    return Part(1)
+
+
+def with_a_composite(mapped: Any) -> object:
+    size = composite(Size, mapped[1].c.width, mapped[1].c.height)
+    map_plainly(mapped, "width", "height", properties={"size": size})
+    part: Any = Part(1)
+    part.size = Size(1, 2)
+    return part
+
+
+def with_a_default_for_none(mapped: Any) -> object:
+    map_plainly(mapped)
+    return Part(1, weight=None)
+
+
+def with_a_default_for_what_is_missing(mapped: Any) -> object:
+    map_plainly(mapped, "kind")
+    return Part(1)
+
+
+def without_a_key(mapped: Any) -> object:
+    map_plainly(mapped)
+    box = Box(0)
+    box.number = None  # type: ignore[assignment]
+    return box
+
+
+def with_an_expression(mapped: Any) -> object:
+    map_plainly(mapped)
+    return Part(1, weight=literal(3))
+
+
+def with_what_stands_for_one(mapped: Any) -> object:
+    class Three:
+        def __clause_element__(self) -> object:
+            return literal(3)
+
+    map_plainly(mapped)
+    return Part(1, weight=Three())
+
+
+def with_a_listener_before(mapped: Any) -> object:
+    event.listen(map_plainly(mapped), "before_insert", lambda *_: None)
+    return Part(1)
+
+
+def with_a_listener_after(mapped: Any) -> object:
+    event.listen(map_plainly(mapped), "after_insert", lambda *_: None)
+    return Part(1)
+
+
+def without_its_parent(mapped: Any) -> object:
+    made, parts, boxes = mapped
+    made.map_imperatively(Part, parts, include_properties=NAMES)
+    contents = relationship(Part, cascade="all, delete-orphan", primaryjoin=parts.c.box == boxes.c.number)
+    made.map_imperatively(Box, boxes, properties={"contents": contents})
+    return Part(1)
+
+
+WAYS = [
+    with_a_relationship,
+    with_an_heir,
+    of_an_heir,
+    with_a_version,
+    with_an_expression_to_load,
+    with_a_composite,
+    with_a_default_for_none,
+    with_a_default_for_what_is_missing,
+    without_a_key,
+    with_an_expression,
+    with_what_stands_for_one,
+    with_a_listener_before,
+    with_a_listener_after,
+    without_its_parent,
+]
+
+
+@pytest.mark.parametrize("make", WAYS, ids=lambda make: make.__name__)
+def test_the_rest_is_for_the_flush(engine: Engine, mapped: Any, make: Callable[[Any], object]) -> None:
+    """What depends on more than its own columns, or on what SQLAlchemy or the database find out."""
+    entity = make(mapped)
+    with SqlAlchemyUnitOfWork(engine) as unit:
+        unit.session.add(entity)
+        assert batch_of(unit.session) is None
+        unit.rollback()
+
+
+@pytest.mark.parametrize("kind", ["before_flush", "after_flush", "after_flush_postexec"])
+def test_who_listens_to_flushes_hears_of_them(engine: Engine, mapped: Any, kind: str) -> None:
+    """The listeners of a user's sessions are called as ever."""
+    map_plainly(mapped)
+    heard: list[str] = []
+    factory = sessionmaker(engine, class_=type("Own", (Session,), {}))
+    event.listen(factory, kind, lambda *_: heard.append(kind))
+    with SqlAlchemyUnitOfWork(factory) as unit:
+        unit.session.add(Part(1))
+        unit.commit()
+    assert [kind] == heard
+
+
+def change(session: Session, held: Part) -> None:
+    held.name = "spoke"
+    session.add(Part(2))
+
+
+def remove(session: Session, held: Part) -> None:
+    session.delete(held)
+    session.add(Part(2))
+
+
+def add_of_two_classes(session: Session, held: Part) -> None:
+    session.add_all([Part(2), Box(1)])
+
+
+def add_one_that_is_held(session: Session, held: Part) -> None:
+    session.add_all([Part(2), Part(1)])
+
+
+def add_nothing(session: Session, held: Part) -> None:
+    pass
+
+
+@pytest.mark.parametrize("work", [change, remove, add_of_two_classes, add_one_that_is_held, add_nothing])
+def test_other_work_is_for_the_flush(engine: Engine, mapped: Any, work: Callable[[Session, Part], None]) -> None:
+    """What is not only new, or of several classes, takes an order; and what is held already takes a warning."""
+    map_plainly(mapped)
+    held = Part(1)
+    with SqlAlchemyUnitOfWork(engine) as unit:
+        unit.session.add(held)
+        unit.flush()
+        work(unit.session, held)
+        assert batch_of(unit.session) is None
+        unit.rollback()
