@@ -200,8 +200,7 @@ class Story:
         """Hear of what *engine* sends from now on."""
         event.listen(engine, "before_cursor_execute", self._on_statement)
         for name in ("begin", "commit", "rollback"):
-            if (engine.dialect.name, name) != ("sqlite", "begin"):  # there it is a statement like others
-                event.listen(engine, name, partial(self._on_control, name.upper()))
+            event.listen(engine, name, partial(self._on_control, name.upper()))
 
     def observe(self, transition: Transition) -> None:
         """Take note of a scope's transition; only of the first unit's."""

@@ -76,7 +76,10 @@ def test_the_fake_reports_the_same(demo: Callable[..., Result]) -> None:
 
 
 def test_the_tree(demo: Callable[..., Result], payments: Callable[..., Path]) -> None:
-    """The tree has the unit, its savepoints with their statements, what was rolled back and why, and the events."""
+    """The tree has the unit, its savepoints with their statements, what was rolled back and why, and the events.
+
+    A savepoint that was rolled back to serves for the next line: that of line 3 is line 5's, too.
+    """
     file = payments(
         "D-1,,ann,1.00", "D-1,,ann,1.00", "P-1,ann,bob,x", "D-2,,bob,1.00", "D-3,,bob,1.00", "D-4,,bob,1.00"
     )
@@ -87,29 +90,28 @@ def test_the_tree(demo: Callable[..., Result], payments: Callable[..., Path]) ->
     assert (
         """\
 SqlBank on sqlite:///~
-├── BEGIN IMMEDIATE
+├── BEGIN
 ├── line 2: D-1,,ann,1.00
-│   ├── SAVEPOINT sa_savepoint_1
+│   ├── SAVEPOINT uow_1
 │   ├── ~
 │   ├── INSERT INTO demo_accounts (number, balance) VALUES (?, ?)  ('ann', 100)
 │   ├── INSERT INTO demo_transfers (reference, source, target, amount) VALUES (?, ?, ?, ?)  ('D-1', None, 'ann', 100)
-│   ├── RELEASE SAVEPOINT sa_savepoint_1
+│   ├── RELEASE SAVEPOINT uow_1
 │   └── kept
 ├── line 3: D-1,,ann,1.00
-│   ├── SAVEPOINT sa_savepoint_2
+│   ├── SAVEPOINT uow_1
 │   ├── ~
 │   ├── UPDATE demo_accounts SET balance=? WHERE demo_accounts.number = ?  (200, 'ann')
 │   ├── INSERT INTO demo_transfers (reference, source, target, amount) VALUES (?, ?, ?, ?)  ('D-1', None, 'ann', 100)
-│   ├── ROLLBACK TO SAVEPOINT sa_savepoint_2
+│   ├── ROLLBACK TO SAVEPOINT uow_1
 │   └── rolled back: UniqueViolation: A unique value is taken [SQLITE_CONSTRAINT_UNIQUE]: UNIQUE constraint failed: demo_transfers.reference
 ├── line 4: P-1,ann,bob,x
 │   └── rolled back: MalformedLine: amount 'x' is not a sum of money such as 12.50
 ├── line 5: D-2,,bob,1.00
-│   ├── SAVEPOINT sa_savepoint_3
 │   ├── ~
 │   ├── INSERT INTO demo_accounts (number, balance) VALUES (?, ?)  ('bob', 100)
 │   ├── INSERT INTO demo_transfers (reference, source, target, amount) VALUES (?, ?, ?, ?)  ('D-2', None, 'bob', 100)
-│   ├── RELEASE SAVEPOINT sa_savepoint_3
+│   ├── RELEASE SAVEPOINT uow_1
 │   └── kept
 ├── ... more lines: 2 kept
 ├── COMMIT
