@@ -10,6 +10,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -90,17 +91,19 @@ def test_a_function_of_an_installed_module_is_called_too() -> None:
 
 
 def test_a_function_of_a_file_that_no_path_leads_to_is_called_too(tmp_path: Path) -> None:
-    """As of a test, which pytest imports from its file."""
-    file = tmp_path / "off_the_path.py"
-    file.write_text("from pathlib import Path\ndef work(path: Path) -> None:\n    path.touch()\n")
-    spec = spec_from_file_location("off_the_path", file)
+    """As of a test, which pytest imports from its file, and so its arguments."""
+    file = tmp_path / "work.py"
+    file.write_text("class Name(str): pass\ndef work(name): open(name, 'x').close()\n")
+    spec = spec_from_file_location("off.the_path.work", file)
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     with pytest.MonkeyPatch.context() as patches:
-        patches.setitem(sys.modules, "off_the_path", module)
-        assert not run_killed(module.work, tmp_path / "done", at="commit")
+        patches.setitem(sys.modules, "off", ModuleType("off"))  # as pytest does
+        patches.setitem(sys.modules, "off.the_path", ModuleType("off.the_path"))
+        patches.setitem(sys.modules, "off.the_path.work", module)
+        assert not run_killed(module.work, module.Name(tmp_path / "done"), at="commit")
     assert (tmp_path / "done").exists()
 
 

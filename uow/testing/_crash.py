@@ -318,6 +318,9 @@ def _module(name: str, file: str | None) -> ModuleType:
     try:
         return import_module(name)
     except ModuleNotFoundError:
+        for length, letter in enumerate(name):  # unpickling asks for the packages around it
+            if letter == "." and name[:length] not in sys.modules:
+                sys.modules[name[:length]] = ModuleType(name[:length])
         spec = spec_from_file_location(name, file)
         assert spec is not None
         assert spec.loader is not None
