@@ -25,7 +25,7 @@ from ._options import OptionValues
 from ._retries import AsyncAttempts, Retry, finished, run_async
 from ._scope import Status
 from ._states import State
-from ._steps import Bridge, Steps, is_asynchronous, scope_ending, shielded
+from ._steps import Bridge, Steps, finish, is_asynchronous, scope_ending, shielded
 from ._unit import UnitOfWork
 from .errors import ConfigurationError, DefinitionError, Misuse
 
@@ -94,7 +94,7 @@ class AsyncUnitOfWork(ABC):
                 f"{type(self).__name__} was entered where no asyncio task runs",
                 "Run it on asyncio, or on anyio's asyncio backend; SQLAlchemy's drivers know no other event loop.",
             )
-        if self._core._within is None:
+        if self._core._enters_at_once():
             directly(self._core.__enter__)
         else:
             await self._bridge.call(self._core.__enter__)
@@ -103,7 +103,10 @@ class AsyncUnitOfWork(ABC):
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._end(self._core._leave(exc))
+        if exc is None and self._core._leaves_at_once():
+            directly(finish, self._core._leave(None))
+        else:
+            await self._end(self._core._leave(exc))
 
     def nested(self, name: str | None = None) -> Self:
         """
@@ -243,11 +246,11 @@ class AsyncUnitOfWork(ABC):
 
     def _repository(self, attribute: RepositoryAttribute) -> AsyncRepository[Any]:
         """Return this unit's repository."""
-        made = directly(self._core._usable, f"use {attribute.name!r}").repositories
-        name = f"await {attribute.name}"
-        if name not in made:
-            made[name] = attribute.repository(directly(getattr, self._core, attribute.name), self._bridge)
-        repository: AsyncRepository[Any] = made[name]
+        made = directly(self._core._usable, attribute.operation).repositories
+        repository: AsyncRepository[Any] | None = made.get(attribute)
+        if repository is None:
+            sync = directly(getattr, self._core, attribute.name)
+            repository = made[attribute] = cast("AsyncRepository[Any]", attribute.repository(sync, self._bridge))
         return repository
 
     def _another(self, core: UnitOfWork) -> Self:

@@ -7,7 +7,7 @@ import typing
 from collections.abc import Iterator
 from typing import Any, ClassVar, get_args, get_origin
 
-from attrs import frozen
+from attrs import Factory, field, frozen
 
 from uow.domain import Repository
 
@@ -16,7 +16,7 @@ from .errors import DefinitionError
 __all__ = ["RepositoryAttribute", "annotations_of", "attribute_for", "attributes_of_unit", "declare"]
 
 
-@frozen
+@frozen(eq=False)
 class RepositoryAttribute:
     """
     The descriptor behind an annotation such as ``accounts: Accounts``.
@@ -32,6 +32,8 @@ class RepositoryAttribute:
     name: str
     repository: type[Any]
     entity: type[Any]
+    operation: str = field(init=False, default=Factory(lambda self: f"use {self.name!r}", takes_self=True))
+    """What errors call its use; kept, for it is used often."""
 
     def __get__(self, unit: Any, owner: type | None = None) -> Any:
         return self if unit is None else unit._repository(self)

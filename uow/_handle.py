@@ -6,7 +6,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 from attrs import evolve
 
@@ -89,8 +89,8 @@ class Handle(ABC):
     def _demand_possible(self) -> None:
         """Raise what the database cannot do of what the unit is made with. An adapter calls it when that is known."""
         self._check(self._settings.options)
-        outcome, modes = self._settings.outcome, self._outcomes().modes
-        if outcome not in modes:
+        outcome = self._settings.outcome
+        if outcome != "none" and outcome not in (modes := self._outcomes().modes):
             raise ConfigurationError(
                 f"outcome={outcome!r} is not to be had here", f"Use one of {', '.join(map(repr, modes))}."
             )
@@ -111,6 +111,27 @@ class Handle(ABC):
                 self._demand_agreement(context)
             self._scope = context.open(self, self._label, joined=self._joins)
             self._context = context
+
+    def _enters_at_once(self) -> bool:
+        """Tell whether entering the block waits for nothing."""
+        context = self._within
+        return context is None or context.closed or context.transaction.at_rest
+
+    def _leaves_at_once(self) -> bool:
+        """Tell whether leaving the block in peace waits for nothing: it has ended, or did nothing."""
+        context, scope = self._context, self._scope
+        if context is None or scope is None or scope.left or context.innermost is not scope:
+            return False
+        nested = scope is not context.root
+        if not scope.state.open:
+            return context.closed or nested
+        return (
+            nested
+            and not context.closed
+            and scope.state is State.ACTIVE
+            and context.transaction.at_rest
+            and context.transaction.savepoint_name(scope.level) is None
+        )
 
     async def _leave(self, exc: BaseException | None) -> None:
         context = self._require("leave the block")
@@ -250,19 +271,17 @@ class Handle(ABC):
 
     def _repository(self, attribute: RepositoryAttribute) -> Repository[Any]:
         """Return this unit's repository, made when first asked for."""
-        context = self._usable(f"use {attribute.name!r}")
-        if attribute.name not in context.repositories:
-            native = context.transaction.gateway(attribute.entity)
-            gateway = CheckedGateway(attribute.name, context, native)
-            context.repositories[attribute.name] = attribute.repository(gateway)
-        repository: Repository[Any] = context.repositories[attribute.name]
+        context = self._usable(attribute.operation)
+        repository: Repository[Any] | None = context.repositories.get(attribute)
+        if repository is None:
+            gateway = CheckedGateway(attribute.name, context, context.transaction.gateway(attribute.entity))
+            repository = context.repositories[attribute] = cast("Repository[Any]", attribute.repository(gateway))
         return repository
 
     def _usable(self, operation: str) -> Context:
         """Return the context if work may be done through this handle now."""
-        context = self._require(operation)
-        scope = self._entered
-        if scope.left:
+        context, scope = self._context, self._scope
+        if context is None or scope is None or scope.left:
             raise self._outside(operation)
         context.check(operation)
         return context

@@ -122,15 +122,17 @@ class Scope:
     left: bool = False
     written: Changes = NOTHING
     entered: float = field(factory=time.monotonic)
-    events: list[Event] = field(factory=list[Event])
-    before_commit: list[Hook] = field(factory=list[Hook])
-    after_commit: list[Hook] = field(factory=list[Hook])
-    after_rollback: list[Hook] = field(factory=list[Hook])
-    added: list["_Added"] = field(factory=list["_Added"])
+    events: list[Event] = field(init=False)
+    before_commit: list[Hook] = field(init=False)
+    after_commit: list[Hook] = field(init=False)
+    after_rollback: list[Hook] = field(init=False)
+    added: list["_Added"] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.depth = 0 if self.parent is None else self.parent.depth + 1
         self.level = 0 if self.parent is None else self.parent.level + (not self.joined)
+        self.events, self.added = [], []  # a factory for each would take three times as long, and there are many scopes
+        self.before_commit, self.after_commit, self.after_rollback = [], [], []
 
     @property
     def path(self) -> str:

@@ -198,6 +198,11 @@ class Transaction(Protocol):
         """Whether the database has begun a transaction."""
         ...
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether a nested scope can begin, or end that has sent nothing, without anything to wait for."""
+        ...
+
     def savepoint_name(self, depth: int, /) -> str | None:
         """Return the name in the database of the savepoint at that depth, None before it was sent."""
         ...

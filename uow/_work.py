@@ -11,6 +11,7 @@ from attrs import frozen
 from uow.domain import Aggregate, Event, journal_of
 
 from ._bridges import directly
+from ._declarations import RepositoryAttribute
 from ._hooks import Calls, Handlers
 from ._options import Options
 from ._outcomes import Outcome, Outcomes, demand_key, new_token
@@ -77,7 +78,6 @@ class Work:
         self.unit = name
         self.kind: type[object] = type(unit)
         self.database = unit._database()
-        self.outcomes: Outcomes = unit._outcomes()
         self.transaction = transaction
         self.settings = settings
         self.options = settings.options
@@ -85,7 +85,7 @@ class Work:
         self.bridge = bridge
         self.hooks = Calls(bridge, name)
         self.owner = Owner(settings.handoff)
-        self.repositories: dict[str, Any] = {}
+        self.repositories: dict[RepositoryAttribute, Any] = {}
         self.sink = _sink(weakref.ref(self))
         self.root = Scope(name, unit._label or "root", observers=self.observers, handle=weakref.ref(unit))
         self.stack = [self.root]
@@ -96,6 +96,14 @@ class Work:
     def innermost(self) -> Scope:
         """The scope that work belongs to."""
         return self.stack[-1]
+
+    @property
+    def outcomes(self) -> Outcomes:
+        """The database, to be asked from outside the unit; the unit itself, which asks, is there."""
+        assert self.root.handle is not None
+        unit: Any = self.root.handle()
+        outcomes: Outcomes = unit._outcomes()
+        return outcomes
 
     @property
     def usable(self) -> bool:

@@ -465,6 +465,11 @@ class FakeTransaction:
 
     # ----------------------------------------------------------------------------------------------- the transaction
 
+    @property
+    def at_rest(self) -> bool:
+        """Nothing waits for the store."""
+        return True
+
     def savepoint_name(self, depth: int, /) -> str | None:
         """Return the name of the savepoint at that depth."""
         return f"savepoint_{depth}"

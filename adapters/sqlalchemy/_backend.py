@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 from attrs import field, frozen, validators
-from sqlalchemy import Connection, CursorResult, Engine, event
+from sqlalchemy import Connection, CursorResult, Engine, RootTransaction, event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -62,8 +62,6 @@ class Backend:
             if level == "AUTOCOMMIT":
                 raise _AUTOCOMMIT
         event.listen(engine, "handle_error", self._translate)
-        event.listen(engine, "commit", self._before_commit)
-        event.listen(engine, "rollback", self._before_rollback)
         event.listen(engine, "checkin", _checked_in)  # once for a pool, whichever engines share it
 
     def check(self, options: Options) -> None:
@@ -133,11 +131,11 @@ class Backend:
         """Tell whether the driver knows that its connection is in no transaction."""
         return False
 
-    def commit(self, connection: UnitConnection) -> None:
-        """Send COMMIT where its answer must be looked at; otherwise SQLAlchemy sends it, right after this."""
-
-    def rollback(self, connection: UnitConnection) -> None:
-        """Do what must come before ROLLBACK, which SQLAlchemy sends right after this."""
+    def commit(self, connection: UnitConnection, transaction: RootTransaction) -> None:
+        """Commit; what waits and the listeners of the connection's commit come first."""
+        connection.settle()
+        transaction.commit()
+        connection.note_end(transaction)
 
     def join(self, connection: UnitConnection, branch: Branch) -> None:
         """Let the transaction, in which nothing was done yet, be a branch of a distributed one."""
@@ -173,15 +171,6 @@ class Backend:
         """Tell the unit if a statement ended its transaction."""
         if self.gone(connection) and (listener := connection.listener) is not None:
             listener.watcher.ended(gone_error(self.dialect))
-
-    def _before_commit(self, connection: Connection) -> None:
-        if isinstance(connection, UnitConnection) and connection.listener is not None:
-            connection.settle()
-            self.commit(connection)
-
-    def _before_rollback(self, connection: Connection) -> None:
-        if isinstance(connection, UnitConnection) and connection.listener is not None and not connection.invalidated:
-            self.rollback(connection)
 
     def _translate(self, context: ExceptionContext) -> BaseException | None:
         listener = _listener(context.connection)

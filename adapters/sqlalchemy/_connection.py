@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, cast
 
-from sqlalchemy import Connection, CursorResult, Engine
+from sqlalchemy import Connection, CursorResult, Engine, RootTransaction
 from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.sql.elements import ReleaseSavepointClause, RollbackToSavepointClause, SavepointClause
 
@@ -54,8 +54,10 @@ class UnitConnection(Connection):
         """Whether the driver's cursors keep what waited for the next statement; see `_pipelining`."""
         self.pipelined = False
         """Whether it costs no round trip there."""
-        self.exposed = False
-        """Whether nothing may wait any more."""
+        self.exposed = True
+        """Whether nothing may wait: somebody passes by, or it is not in the unit's transaction yet, or any more."""
+        self._passed_by = False
+        self._ended: RootTransaction | None = None
         self.touched = False
         """Whether the backend has set anything on it."""
         self.begun = False
@@ -77,11 +79,12 @@ class UnitConnection(Connection):
         """What the pool gave. Whoever asks for it may pass by this object."""
         if not self.exposed:
             self.expose()
+        self._ended = None
         return super().connection
 
     def expose(self) -> None:
         """Let nothing wait from now on: somebody passes by the session, or by this object."""
-        self.waits, self.exposed = False, True
+        self.waits, self.exposed, self._passed_by = False, True, True
         self.catch_up()
         self._backend.expose(self)
 
@@ -114,24 +117,41 @@ class UnitConnection(Connection):
         branch, self.branch = self.branch, None
         return branch
 
+    def announce_commit(self) -> None:
+        """Tell those who listen to the commit of the connection."""
+        self.dispatch.commit(self)
+
     def end_committed(self) -> None:
         """End SQLAlchemy's transaction, which the database has committed by now: another COMMIT would be empty."""
         transaction = self.get_transaction()
         assert transaction is not None
-        self.dispatch.commit(self)
+        self.engine.logger.info("COMMIT")
         transaction.is_active = False  # so that nothing is sent
         transaction.close()
+        self.note_end(transaction)
+
+    def note_end(self, transaction: RootTransaction) -> None:
+        """Remember that *transaction* was ended, and nothing sent since, so far as anybody can know."""
+        if not self._passed_by:
+            self._ended = transaction
+
+    def close(self) -> None:
+        """Give the connection back. What was ended a moment ago need not be rolled back by the pool."""
+        ended, self._ended = self._ended, None
+        if self._transaction is None:
+            self._transaction = ended  # as if it were ended now: SQLAlchemy tells the pool then
+        super().close()
 
     def settle(self) -> None:
         """Leave unsent what waits before a COMMIT, which stands for every RELEASE; what is pipelined costs nothing."""
         if self.pipelined:
             self.catch_up()
-        else:
-            self.forget()
+        self.forget()
 
     def forget(self) -> None:
         """Leave unsent what waits: the end of the transaction, which comes now, stands for it."""
         self.waiting.clear()
+        self.exposed = True
 
     def _control(self, clause: Any) -> None:
         """

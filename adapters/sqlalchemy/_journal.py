@@ -60,11 +60,15 @@ class Level:
     wrote: bool = False
     tainted: bool = False
     unsettled: bool = False
-    added: list[Added] = field(factory=list[Added])
-    removed: list["weakref.ref[object]"] = field(factory=list["weakref.ref[object]"])
-    outer: dict[int, _Entry] = field(factory=dict[int, _Entry])
-    unsure: list[object] = field(factory=list[object])
-    returned: set[int] = field(factory=set[int])
+    added: list[Added] = field(init=False)
+    removed: list["weakref.ref[object]"] = field(init=False)
+    outer: dict[int, _Entry] = field(init=False)
+    unsure: list[object] = field(init=False)
+    returned: set[int] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.added, self.removed, self.unsure = [], [], []  # five factories would take three times as long
+        self.outer, self.returned = {}, set()
 
     def note_added(self, entity: object) -> None:
         """Remember what *entity* was like when it was added."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from contextlib import closing, suppress
 from typing import Any
 
-from sqlalchemy import Connection, CursorResult
+from sqlalchemy import Connection, CursorResult, RootTransaction, event
 
 from uow import Options
 from uow.errors import ConfigurationError, DatabaseError
@@ -66,14 +66,24 @@ class MariaDb(Backend):
             if not _in_transaction(connection):
                 raise gone_error("mariadb")
 
-    def commit(self, connection: UnitConnection) -> None:
+    def commit(self, connection: UnitConnection, transaction: RootTransaction) -> None:
         """End a branch that was not prepared; COMMIT is refused there."""
-        if (branch := connection.take_branch()) is not None:
-            self._send(connection, f"XA END {_xid(branch)}", f"XA COMMIT {_xid(branch)} ONE PHASE")
+        if connection.branch is None:
+            super().commit(connection, transaction)
+            return
+        connection.settle()
+        connection.announce_commit()
+        xid = _xid(connection.take_branch())
+        try:
+            self._send(connection, f"XA END {xid}", f"XA COMMIT {xid} ONE PHASE")
+        except BaseException:
+            connection.invalidate()  # which ends a branch that was not prepared, whatever became of it
+            raise
+        connection.end_committed()
 
-    def rollback(self, connection: UnitConnection) -> None:
+    def _before_rollback(self, connection: UnitConnection) -> None:
         """End a branch that was not prepared; after a deadlock the server does not want to hear of its end."""
-        if (branch := connection.take_branch()) is not None:
+        if not connection.invalidated and (branch := connection.take_branch()) is not None:
             with suppress(DatabaseError):
                 self._send(connection, f"XA END {_xid(branch)}")
             self._send(connection, f"XA ROLLBACK {_xid(branch)}")
@@ -84,6 +94,7 @@ class MariaDb(Backend):
         self.touch(connection)
         self._send(connection, f"XA START {_xid(branch)}")
         connection.branch = branch
+        event.listen(connection, "rollback", self._before_rollback)
 
     def prepare_branch(self, connection: UnitConnection, branch: Branch, witness: str) -> None:
         """Send all as one statement, which stops at the first error: `rollback` can undo wherever that is."""

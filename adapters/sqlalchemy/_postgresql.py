@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any, Protocol
 
 from attrs import frozen
-from sqlalchemy import CursorResult, Engine, event
+from sqlalchemy import CursorResult, Engine, RootTransaction, event
 from sqlalchemy.util import await_only
 
 from uow import Options
@@ -113,10 +113,13 @@ class PostgreSql(Backend):
         if not (connection.rides and waiting(connection.driver)):
             super().after_statement(connection, result)
 
-    def commit(self, connection: UnitConnection) -> None:
+    def commit(self, connection: UnitConnection, transaction: RootTransaction) -> None:
         """Send COMMIT and look at the tag of the answer."""
+        connection.settle()
+        connection.announce_commit()
         if self.driver.status(connection.raw) != "IDLE":
             self._end(connection, ["COMMIT"], "COMMIT")
+        connection.end_committed()
 
     def prepare_branch(self, connection: UnitConnection, branch: Branch, witness: str) -> None:
         """Send PREPARE TRANSACTION and look at the tag; the name in the gid keeps it unique in the whole cluster."""

@@ -15,7 +15,7 @@ from uow import Watcher
 from uow.errors import DatabaseError, TransactionOwned, UnitOfWorkError
 
 from ._errors import translate_orm
-from ._inserts import Batch, batch_of
+from ._shortcuts import Shortcut, shortcut_of
 
 __all__ = ["UnitSession", "session_class"]
 
@@ -100,11 +100,11 @@ class UnitSession(Session):
         identity_map = cast("_IdentityMap", self.identity_map)
         identity_map.shown = self.unit.touched
         try:
-            batch = None if objects or self._flushing else batch_of(self)
-            if batch is None:
+            shortcut = None if objects or self._flushing else shortcut_of(self)
+            if shortcut is None:
                 super().flush(objects)
             else:
-                self._insert(batch)
+                self._take(shortcut)
         except UnitOfWorkError as error:
             # The savepoint may have gone with the transaction, and what SQLAlchemy meets when it cleans up hides why.
             raise (self.unit.doom or error) from error.__cause__
@@ -121,12 +121,12 @@ class UnitSession(Session):
             if self.unit.loaded_values:
                 self.unit.keep_readable()
 
-    def _insert(self, batch: Batch) -> None:
-        """Do what a flush would, which is the same for such a batch."""
-        self.unit.about_to_insert(len(batch.rows))
+    def _take(self, shortcut: Shortcut) -> None:
+        """Do what a flush would, with less."""
+        self.unit.about_to_write(shortcut.changes, shortcut.changed)
         self._flushing = True
         try:
-            batch.write(self, super().connection())
+            shortcut.write(self, super().connection())
         finally:
             self._flushing = False
 

@@ -127,6 +127,11 @@ class SqlAlchemyTransaction:
         engine_level = self.engine.get_execution_options().get("isolation_level", set_on_connect)
         return self.options.isolation or engine_level
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether nothing is pending, and nobody passes by the session."""
+        return self.session.is_clean and not self.exposed
+
     def savepoint_name(self, depth: int, /) -> str | None:
         """Return the name of the savepoint at that depth, None before it was sent."""
         return f"uow_{depth}" if self.levels[depth].sent else None
@@ -265,9 +270,10 @@ class SqlAlchemyTransaction:
             assert self.checked_out is not None
             self._end_branch(commit=True)
             self.durable = True
+            self.checked_out.announce_commit()
             self.checked_out.end_committed()
         elif self.checked_out is not None and (transaction := self.checked_out.get_transaction()) is not None:
-            transaction.commit()
+            self.backend.commit(self.checked_out, transaction)
         self.durable = True
         for reference in (reference for level in self.levels for reference in level.removed):
             if (entity := reference()) is not None and inspect(entity).deleted:  # not yet, with what it was part of
@@ -306,6 +312,7 @@ class SqlAlchemyTransaction:
             if transaction is not None and self.checked_out is not None:
                 self.checked_out.forget()
                 transaction.rollback()
+                self.checked_out.note_end(transaction)
         finally:
             for reference, _ in added:
                 if (entity := reference()) is not None:
@@ -407,11 +414,14 @@ class SqlAlchemyTransaction:
             level.wrote = True
             self.watcher.flushed(changes)
 
-    def about_to_insert(self, count: int) -> None:
-        """Count what is about to be inserted, where nothing else is to be written."""
+    def about_to_write(self, changes: Changes, changed: Iterable[object]) -> None:
+        """Remember the outer values of what was *changed*, and count what is about to be written past a flush."""
         self.open_levels()
-        self.levels[-1].wrote = True
-        self.watcher.flushed(Changes(count))
+        level = self.levels[-1]
+        if level.nested:
+            level.note_outer(changed)
+        level.wrote = True
+        self.watcher.flushed(changes)
 
     def flushing(self) -> None:
         """Remember what the flush itself changed, such as a reference that it cleared."""

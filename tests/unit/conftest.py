@@ -43,6 +43,16 @@ class PostgresqlDrive:
         return asyncio.run(run())
 
 
+@pytest.fixture
+def polite_psycopg(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Let psycopg suspend a task at each call, so that it can be cut off there.
+
+    Otherwise it does so if the last time was a while ago, as on a busy machine.
+    """
+    monkeypatch.setattr("psycopg.waiting.MAX_BUSY_TIME", -1, raising=False)
+
+
 @pytest.fixture(params=["psycopg", "psycopg async", "asyncpg"])
 def drive(request: pytest.FixtureRequest, postgresql_url: URL) -> PostgresqlDrive:
     """Each of PostgreSQL's drivers."""

@@ -105,7 +105,7 @@ OnDesk = Callable[[Work], None]
 
 
 @pytest.fixture(params=DRIVERS)
-def on_desk(request: pytest.FixtureRequest) -> Iterator[OnDesk]:
+def on_desk(request: pytest.FixtureRequest, polite_psycopg: None) -> Iterator[OnDesk]:
     """Awaits what is to be done with three stored tickets, on each asynchronous driver."""
     driver: str = request.param
     name = {"mysql": "mariadb"}.get(DRIVERS[driver], DRIVERS[driver])

@@ -134,11 +134,8 @@ Place = FakePlace | SqlPlace
 
 
 @pytest.fixture(params=["fake", *DRIVERS])
-def make_place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Place]]:
+def make_place(request: pytest.FixtureRequest, polite_psycopg: None) -> Iterator[Callable[[], Place]]:
     """Makes the fake, or a database with each of its asynchronous drivers."""
-    # psycopg lets others run after each call if the last time was a while ago, so that one can be cut off there; always
-    # now, or it would only happen on a busy machine.
-    monkeypatch.setattr("psycopg.waiting.MAX_BUSY_TIME", -1, raising=False)
     if request.param == "fake":
         yield FakePlace
         return

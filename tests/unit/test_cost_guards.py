@@ -210,7 +210,7 @@ def test_sqlalchemy_executes_clauses_for_savepoints() -> None:
 def test_sqlalchemy_ends_its_flush_with_what_the_short_way_calls(
     harness: SqlAlchemyHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A flush asks each mapper for orphans and hands what it inserted to the session, as `_inserts` does."""
+    """A flush asks each mapper for orphans and hands what it inserted to the session, as `_shortcuts` does."""
     asked: list[str] = []
     for owner, name in ((Session, "_register_persistent"), (Mapper, "_is_orphan")):
         original = getattr(owner, name)

@@ -432,12 +432,9 @@ async def quiet(harness: SqlAlchemyHarness) -> None:
 @ASYNCHRONOUS
 @pytest.mark.parametrize("end", ["commit", "rollback"])
 def test_a_task_cancelled_wherever_it_waits(
-    postgresql_url: URL, harness: SqlAlchemyHarness, driver: str, end: str, monkeypatch: pytest.MonkeyPatch
+    postgresql_url: URL, harness: SqlAlchemyHarness, driver: str, end: str, polite_psycopg: None
 ) -> None:
     """Wherever a unit is cancelled: nothing is left open, and all is durable that its state says, or nothing is."""
-    # psycopg lets others run after each call only if the last time was a while ago: always, so that it is the same here
-    # as on a busy machine.
-    monkeypatch.setattr("psycopg.waiting.MAX_BUSY_TIME", -1, raising=False)
 
     def work(bank: SqlBank) -> None:
         with bank:

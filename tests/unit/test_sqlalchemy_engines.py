@@ -221,7 +221,7 @@ def test_the_tag_of_commit_is_looked_at(postgresql_url: URL) -> None:
     with pytest.raises(DatabaseError, match="nonsense"):
         connection.exec_driver_sql("nonsense")
     with pytest.raises(DatabaseError, match="answered COMMIT with ROLLBACK"):
-        backend.commit(connection)
+        backend.commit(connection, connection.get_transaction())
     backend.release(connection)
     engine.dispose()
 

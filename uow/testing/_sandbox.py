@@ -13,7 +13,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, asyn
 from typing import Any, NoReturn, overload
 
 from attrs import evolve
-from sqlalchemy import Connection, Engine, StaticPool
+from sqlalchemy import Connection, Engine, RootTransaction, StaticPool
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util import greenlet_spawn
 
@@ -267,8 +267,9 @@ class _Inside(Backend):  # type: ignore[misc]
         """Refuse what a savepoint cannot be."""
         raise _NO_TWO_PHASES
 
-    def commit(self, connection: Connection) -> None:
+    def commit(self, connection: Connection, transaction: RootTransaction) -> None:
         """Leave it to the dialect: RELEASE SAVEPOINT of a failed transaction is an error."""
+        Backend.commit(self, connection, transaction)
 
     def release(self, connection: Connection) -> None:
         """Take back what was said, then give the connection back."""

@@ -1,5 +1,5 @@
 """
-The short way of a flush: taken for new entities of one plain class alone, and it ends as SQLAlchemy's flush does.
+The short ways of a flush: taken where one plain class alone is concerned, and they end as SQLAlchemy's flush does.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,6 +11,7 @@ import pytest
 from attrs import define
 from sqlalchemy import (
     Column,
+    ColumnDefault,
     Engine,
     ForeignKey,
     Integer,
@@ -28,8 +29,8 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session, column_property, composite, registry, relationship, sessionmaker
 
 from uow.adapters.sqlalchemy import SqlAlchemyUnitOfWork
-from uow.adapters.sqlalchemy._inserts import batch_of
-from uow.errors import DatabaseError, UniqueViolation
+from uow.adapters.sqlalchemy._shortcuts import shortcut_of
+from uow.errors import DatabaseError, StaleVersion, UniqueViolation
 from uow.testing import record_statements
 
 
@@ -255,7 +256,7 @@ def test_the_rest_is_for_the_flush(engine: Engine, mapped: Any, make: Callable[[
     entity = make(mapped)
     with SqlAlchemyUnitOfWork(engine) as unit:
         unit.session.add(entity)
-        assert batch_of(unit.session) is None
+        assert shortcut_of(unit.session) is None
         unit.rollback()
 
 
@@ -303,5 +304,131 @@ def test_other_work_is_for_the_flush(engine: Engine, mapped: Any, work: Callable
         unit.session.add(held)
         unit.flush()
         work(unit.session, held)
-        assert batch_of(unit.session) is None
+        assert shortcut_of(unit.session) is None
         unit.rollback()
+
+
+# ------------------------------------------------------------------------------------------------- one that was changed
+
+
+def stored(engine: Engine, *parts: Part) -> None:
+    with Session(engine) as session:
+        session.add_all(parts)
+        session.commit()
+
+
+def test_a_change_ends_as_a_flush_does(engine: Engine, mapped: Any) -> None:
+    """One UPDATE that says what was changed; then the entity is unchanged, and as it was where that is rolled back."""
+    map_plainly(mapped)
+    stored(engine, Part(1), Part(2))
+    with SqlAlchemyUnitOfWork(engine) as unit, record_statements(engine) as statements:
+        part = unit.session.get_one(Part, 2)
+        part.name = "cog"
+        assert shortcut_of(unit.session) is not None
+        unit.flush()
+        assert not inspect(part).modified
+        assert shortcut_of(unit.session) is None
+        with unit.nested() as nested:
+            part.name, part.weight = "spoke", Decimal(3)
+            nested.flush()
+            nested.rollback()
+        assert ("cog", 1) == (part.name, part.weight)
+        unit.commit()
+
+    assert [
+        "UPDATE parts SET name=? WHERE parts.number = ?",
+        "UPDATE parts SET name=?, mass=? WHERE parts.number = ?",
+    ] == [statement for statement in statements if statement.startswith("UPDATE")]
+    with Session(engine) as session:
+        assert [(1, "wheel"), (2, "cog")] == [(part.number, part.name) for part in session.scalars(select(Part))]
+
+
+def test_a_change_of_what_is_gone(engine: Engine, mapped: Any) -> None:
+    """It is stale, as with a flush."""
+    map_plainly(mapped)
+    stored(engine, Part(1))
+    with SqlAlchemyUnitOfWork(engine) as unit:
+        part = unit.session.get_one(Part, 1)
+        unit.session.execute(mapped[1].delete())
+        part.name = "cog"
+        with pytest.raises(StaleVersion, match="'parts' met 0 rows instead of 1"):
+            unit.flush()
+        unit.rollback()
+
+
+def another_too(session: Session) -> None:
+    one, two = session.get_one(Part, 1), session.get_one(Part, 2)
+    one.name = two.name = "cog"
+
+
+def the_key(session: Session) -> None:
+    session.get_one(Part, 1).number = 3
+
+
+def to_an_expression(session: Session) -> None:
+    session.get_one(Part, 1).name = literal("cog")  # type: ignore[assignment]
+
+
+def to_the_same(session: Session) -> None:
+    session.get_one(Part, 1).name = "wheel"
+
+
+def to_nothing(session: Session) -> None:
+    del session.get_one(Part, 1).name
+
+
+@pytest.mark.parametrize("work", [another_too, the_key, to_an_expression, to_the_same, to_nothing])
+def test_other_changes_are_for_the_flush(engine: Engine, mapped: Any, work: Callable[[Session], None]) -> None:
+    """More than one entity takes an order, and a key, an expression and what is no change are SQLAlchemy's business."""
+    map_plainly(mapped)
+    stored(engine, Part(1), Part(2))
+    with SqlAlchemyUnitOfWork(engine) as unit:
+        work(unit.session)
+        assert unit.session.dirty
+        assert shortcut_of(unit.session) is None
+        unit.rollback()
+
+
+def map_with_onupdate(mapped: Any) -> None:
+    made, parts, _ = mapped
+    parts.c.width.onupdate = ColumnDefault(1)
+    made.map_imperatively(Part, parts, include_properties=NAMES)
+
+
+def map_with_another_key(mapped: Any) -> None:
+    made, parts, _ = mapped
+    made.map_imperatively(Part, parts, include_properties=NAMES, primary_key=[parts.c.name])
+
+
+def map_listened_to_before(mapped: Any) -> None:
+    event.listen(map_plainly(mapped), "before_update", lambda *_: None)
+
+
+def map_listened_to_after(mapped: Any) -> None:
+    event.listen(map_plainly(mapped), "after_update", lambda *_: None)
+
+
+def map_with_a_version(mapped: Any) -> None:
+    map_plainly(mapped, "version", version_id_col=mapped[1].c.version)
+
+
+MAPPINGS = [
+    map_with_onupdate,
+    map_with_another_key,
+    map_listened_to_before,
+    map_listened_to_after,
+    map_with_a_version,
+]
+
+
+@pytest.mark.parametrize("map_it", MAPPINGS, ids=lambda map_it: map_it.__name__)
+def test_other_mappings_are_for_the_flush(engine: Engine, mapped: Any, map_it: Callable[[Any], None]) -> None:
+    """Where an UPDATE does more than it says, or somebody listens."""
+    with engine.begin() as connection:
+        connection.execute(mapped[1].insert().values(number=1, name="wheel", version=1))
+    map_it(mapped)
+    with SqlAlchemyUnitOfWork(engine) as unit:
+        unit.session.scalars(select(Part)).one().weight = Decimal(2)
+        assert unit.session.dirty
+        assert shortcut_of(unit.session) is None
+        unit.commit()
