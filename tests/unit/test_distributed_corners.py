@@ -165,6 +165,7 @@ def test_a_sandbox_takes_part_in_no_group(sqlite_url: URL, postgresql_url: URL) 
 def test_what_came_back_in_a_scope_that_was_released(sqlite_url: URL) -> None:
     """An entity that an inner scope removed and added again is as before when the scope around is undone."""
     engine = create_engine(sqlite_url)
+    metadata.drop_all(engine)
     metadata.create_all(engine)
     with SqlBank(engine) as bank:
         bank.accounts.add(Account("A", "Ann", 1))
