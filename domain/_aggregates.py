@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast, dataclass_transform, overload
 
 import attrs
-from attrs import define, field
 
 from ._errors import InvalidArgument
 
@@ -22,14 +21,16 @@ class Event:
     """
 
 
-@define(eq=False)
 class Journal:
     """
     Where an aggregate's events go: to the *sink*, a unit that tells whether it took one, or else to *pending*.
     """
 
-    pending: list[Event] = field(factory=list[Event])
-    sink: Callable[[Event], bool] | None = None
+    __slots__ = ("pending", "sink")
+
+    def __init__(self, pending: list[Event] | None = None) -> None:
+        self.pending: list[Event] = [] if pending is None else pending
+        self.sink: Callable[[Event], bool] | None = None
 
     def __reduce__(self) -> tuple[type["Journal"], tuple[list[Event]]]:
         """Copy and pickle the events only: a copy of an aggregate is in no unit."""

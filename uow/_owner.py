@@ -4,6 +4,7 @@ Who may use a unit: the thread and asyncio task that entered it.
 
 import asyncio
 import threading
+from threading import get_ident
 from typing import Any
 
 from attrs import define, field
@@ -18,7 +19,7 @@ def _task() -> "asyncio.Task[Any] | None":
 
 def here() -> tuple[int, object]:
     """Return the thread and task that runs this."""
-    return threading.get_ident(), _task()
+    return get_ident(), _task()
 
 
 @define(eq=False)
@@ -36,9 +37,9 @@ class Owner:
     def stranger(self) -> str | None:
         """Return who is here, in words, if it is not the owner."""
         thread, task = self.home
-        if self.handoff or (threading.get_ident() == thread and _task() is task):
+        if (get_ident() == thread and _task() is task) or self.handoff:
             return None
-        if threading.get_ident() != thread:
+        if get_ident() != thread:
             return f"it was entered in another thread than {threading.current_thread().name}"
         return "it was entered in another asyncio task"
 

@@ -35,6 +35,7 @@ __all__ = ["OWN_UNIT", "Settings", "Work"]
 P = ParamSpec("P")
 R = TypeVar("R")
 U = TypeVar("U")
+_ACTIVE = State.ACTIVE  # an enumeration looks its members up, and this is asked of each operation
 OWN_UNIT = "Give each thread and task a unit of its own."
 
 
@@ -145,7 +146,7 @@ class Work:
                 "Leave that to the unit's commit() and rollback().",
             ) from self.ended_by
         scope = self.stack[-1]
-        if scope.state is not State.ACTIVE:
+        if scope.state is not _ACTIVE:
             scope.demand(Verb.WORK, operation)
         return scope
 
@@ -231,7 +232,7 @@ class Work:
         """Bind an aggregate that was added, and take the events that waited in it."""
         if isinstance(entity, Aggregate):
             journal = journal_of(entity)
-            scope = self.innermost
+            scope = self.stack[-1]
             scope.added.append((weakref.ref(entity), tuple(journal.pending)))
             if journal.pending:
                 scope.events.extend(journal.pending)

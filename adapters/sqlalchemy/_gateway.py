@@ -72,8 +72,7 @@ class SqlAlchemyGateway(Generic[E]):
             state = instance_state(entity)
             if state.key is not None and (state.was_deleted or state.deleted):
                 make_transient(entity)
-        for entity in entities:  # add_all() would call the session's own add(), with its rules
-            self._plain.add(entity)
+            self._plain.add(entity)  # add_all() would call the session's own add(), with its rules
 
     def twin(self, entity: E, /) -> E | None:
         """Return the other object that the session holds under the identity of *entity*."""

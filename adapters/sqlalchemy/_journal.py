@@ -72,7 +72,7 @@ class Level:
 
     def note_added(self, entity: object) -> None:
         """Remember what *entity* was like when it was added."""
-        if id(entity) in self.outer and not self._has_added(entity):
+        if self.outer and id(entity) in self.outer and not self._has_added(entity):
             self.returned.add(id(entity))
         self.added.append((weakref.ref(entity), vars(entity).copy()))
 

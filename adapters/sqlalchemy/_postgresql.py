@@ -160,7 +160,8 @@ class PostgreSql(Backend):
         try:
             if rode and not connection.closed and not connection.invalidated:
                 drop(connection.driver)
-                connection.raw.rollback()
+                if self.driver.status(connection.raw) != "IDLE":
+                    connection.raw.rollback()
                 connection.raw.set_autocommit(False)
             if mode is not None and not connection.closed and not connection.invalidated:
                 connection.raw.rollback()

@@ -130,13 +130,13 @@ def _added(session: Session) -> Shortcut | None:
     plain = kept(mapper, _examined)
     if plain is None or mapper.dispatch.before_insert or mapper.dispatch.after_insert:
         return None
+    held = session.identity_map
     rows: list[dict[str, Any]] = []
     for state in states:
         row = _row(plain, state.dict) if state.mapper is mapper and not mapper._is_orphan(state) else None
         if row is None:
             return None
-        key = mapper.identity_key_from_primary_key(tuple(state.dict[name] for name in plain.key))
-        if key in session.identity_map:
+        if len(held) and mapper.identity_key_from_primary_key([state.dict[name] for name in plain.key]) in held:
             return None
         rows.append(row)
     return _Added(states, rows, plain)
@@ -149,7 +149,10 @@ def _row(plain: _Plain, values: dict[str, Any]) -> dict[str, Any] | None:
         if name not in values:
             return None
         row[column] = value = values[name]
-        if (value is None and has_default) or _is_expression(value):
+        if type(value) in _SIMPLE:
+            if value is None and has_default:
+                return None
+        elif _is_expression(value):
             return None
     return row
 
@@ -187,7 +190,7 @@ def _update(plain: _Plain, known: dict[tuple[str, ...], Update], names: tuple[st
 
 
 def _is_expression(value: object) -> bool:
-    return type(value) not in _SIMPLE and (isinstance(value, ClauseElement) or hasattr(value, "__clause_element__"))
+    return isinstance(value, ClauseElement) or hasattr(value, "__clause_element__")
 
 
 def _examined(mapper: Mapper[Any]) -> _Plain | None:
