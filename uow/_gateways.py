@@ -102,8 +102,8 @@ class CheckedGateway(Generic[E]):
 
     def _demand_only(self, verb: str, entity: E) -> None:
         """Raise if the unit would hold two objects for one row, or two units one object."""
-        twin = self.native.twin(entity) is not None
-        if not twin and not self.native.is_elsewhere(entity):
+        twin = self.twin(entity) is not None
+        if not twin and not self.is_elsewhere(entity):
             return
         key = tuple(getattr(entity, name) for name in self.key)
         named = f"{self.entity.__name__} {key[0] if len(key) == 1 else key!r}"

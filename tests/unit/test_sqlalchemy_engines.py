@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import (
@@ -28,6 +29,7 @@ from sqlalchemy.pool import StaticPool
 from uow import Options, Repository, State, UnitOfWork, entity
 from uow.adapters.memory import FakeUnitOfWork
 from uow.adapters.sqlalchemy import SqlAlchemyRepository, SqlAlchemyUnitOfWork
+from uow.adapters.sqlalchemy._backend import Branch
 from uow.adapters.sqlalchemy._backends import backend_of
 from uow.errors import (
     AfterCommitFailed,
@@ -222,6 +224,39 @@ def test_the_tag_of_commit_is_looked_at(postgresql_url: URL) -> None:
         connection.exec_driver_sql("nonsense")
     with pytest.raises(DatabaseError, match="answered COMMIT with ROLLBACK"):
         backend.commit(connection, connection.get_transaction())
+    backend.release(connection)
+    engine.dispose()
+
+
+def test_a_connection_is_given_back_without_its_transaction(postgresql_url: URL) -> None:
+    """Whatever was left open on it is rolled back, and the driver has its own mode again."""
+    engine = create_engine(postgresql_url)
+    Base.metadata.create_all(engine)
+    backend = backend_of(engine)
+    connection = backend.connect(engine, Deaf(), Options())
+    connection.exec_driver_sql("INSERT INTO words VALUES (1, 'lost')")
+    backend.release(connection)
+
+    assert [] == said(engine)
+
+    Base.metadata.drop_all(engine)
+    engine.dispose()
+
+
+def test_a_branch_whose_commit_is_cut_off_is_thrown_away(mariadb_url: URL) -> None:
+    """The server ends a branch that was not prepared with its connection, and refuses everything else on it."""
+    engine = create_engine(mariadb_url)
+    backend = backend_of(engine)
+    connection = backend.connect(engine, Deaf(), Options())
+    backend.join(connection, Branch(f"d-{uuid4().hex}", "stock"))
+    number = connection.exec_driver_sql("SELECT connection_id()").scalar_one()
+    with engine.connect() as other:
+        other.exec_driver_sql(f"KILL {number}")
+    with pytest.raises(ConnectionLost):
+        backend.commit(connection, connection.get_transaction())
+
+    assert connection.invalidated
+
     backend.release(connection)
     engine.dispose()
 
