@@ -2,19 +2,23 @@
 What keeps a unit cheap, counted and never timed; and what of SQLAlchemy it rests on, so that a change there is loud.
 """
 
+import asyncio
 import gc
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial, partialmethod
 from typing import Any
 
 import pytest
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Mapper, Session, SessionTransaction
 from sqlalchemy.sql.elements import ReleaseSavepointClause, RollbackToSavepointClause, SavepointClause
 
+from uow.adapters.sqlalchemy import _async
+from uow.testing._async_sqlalchemy import AsyncSqlBank
 from uow.testing._model import Account
 from uow.testing._sqlalchemy import SqlAlchemyHarness, SqlBank
 
@@ -310,3 +314,97 @@ def test_inspection_still_finds_what_was_added(harness: SqlAlchemyHarness) -> No
         assert inspect(account).transient
 
         bank.rollback()
+
+
+# ------------------------------------------------------------------------------------------------------- bridge calls
+
+
+async def get(bank: AsyncSqlBank) -> None:
+    async with bank:
+        await bank.accounts.get("A")
+
+
+async def get_and_change(bank: AsyncSqlBank) -> None:
+    async with bank:
+        (await bank.accounts.get("A")).balance += 1
+        await bank.commit()
+
+
+async def add(bank: AsyncSqlBank) -> None:
+    async with bank:
+        bank.accounts.add(Account("B", "Bob"))
+        await bank.commit()
+
+
+async def nothing_nested(bank: AsyncSqlBank) -> None:
+    async with bank:
+        await bank.accounts.get("A")
+        for _ in range(10):
+            async with bank.nested():
+                pass
+        await bank.commit()
+
+
+async def add_nested(bank: AsyncSqlBank) -> None:
+    async with bank:
+        for number in range(10):
+            async with bank.nested():
+                bank.accounts.add(Account(f"B{number}", "Bob"))
+        await bank.commit()
+
+
+@pytest.mark.parametrize(
+    ("work", "calls"), [(get, 2), (get_and_change, 2), (add, 1), (nothing_nested, 2), (add_nested, 11)]
+)
+def test_an_asynchronous_unit_crosses_the_bridge_only_to_wait(
+    sqlite_url: URL,
+    work: Callable[[AsyncSqlBank], Coroutine[Any, Any, None]],
+    calls: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each crossing is a greenlet, which costs more than what it does in a scope where nothing waits."""
+    crossed: list[object] = []
+    spawn = _async.greenlet_spawn
+    monkeypatch.setattr(
+        _async, "greenlet_spawn", lambda call, *args, **kw: crossed.append(call) or spawn(call, *args, **kw)
+    )
+    harness = SqlAlchemyHarness(create_engine(sqlite_url))
+    add_one(harness.engine)
+
+    async def main() -> None:
+        engine = create_async_engine(sqlite_url.set(drivername="sqlite+aiosqlite"))
+        await work(AsyncSqlBank(engine))
+        await engine.dispose()
+
+    asyncio.run(main())
+
+    assert calls == len(crossed)
+
+    harness.close()
+
+
+# --------------------------------------------------------------------------------------------------- the pool's reset
+
+
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+def test_the_pool_does_not_roll_back_what_was_ended(harness: SqlAlchemyHarness, end: str) -> None:
+    """It would cost MariaDB a round trip, and a thread of aiosqlite's a turn."""
+    sent: list[str] = []
+    event.listen(harness.engine, "reset", lambda raw, record, state: sent.append(str(state.transaction_was_reset)))
+    with SqlBank(harness.engine) as bank:
+        bank.accounts.add(Account("A", "Ann"))
+        bank.flush()
+        getattr(bank, end)()
+
+    assert ["True"] == sent
+
+
+def test_the_pool_rolls_back_what_somebody_may_have_begun(harness: SqlAlchemyHarness) -> None:
+    """Whoever has the driver's connection may use it as long as the unit has not given it back."""
+    sent: list[str] = []
+    with SqlBank(harness.engine) as bank:
+        assert bank.session.connection().connection
+        event.listen(harness.engine, "reset", lambda raw, record, state: sent.append(str(state.transaction_was_reset)))
+        bank.commit()
+
+    assert ["False"] == sent
