@@ -29,10 +29,10 @@ def main() -> None:
                         records += _round(database, names, number, arguments)
         except Unavailable as unavailable:
             print(f"{name} is left out: {unavailable.reason}", file=sys.stderr)
-    text = report(records, "python -m benchmarks " + " ".join(sys.argv[1:]))
+        text = report(records, "python -m benchmarks " + " ".join(sys.argv[1:]))
+        if arguments.output is not None:  # now: what comes after may fail
+            arguments.output.write_text(text + "\n")
     print(text)
-    if arguments.output is not None:
-        arguments.output.write_text(text + "\n")
 
 
 def _arguments() -> argparse.Namespace:

@@ -40,6 +40,8 @@ class Database:
         driver = "asyncpg" if self.name.startswith("asyncpg") else _ASYNC_DRIVERS.get(url.get_backend_name())
         if driver is not None:
             url = url.set(drivername=f"{url.get_backend_name()}+{driver}")
+        if driver == "asyncpg" and "sslmode" in url.query:
+            url = url.difference_update_query(["sslmode"]).update_query_dict({"ssl": url.query["sslmode"]})
         engine = create_async_engine(url)
         _prepared(engine.sync_engine, recipe=recipe)
         return engine
