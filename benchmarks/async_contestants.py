@@ -118,6 +118,12 @@ class AsyncOurs(AsyncContestant):
     name = "async-uow"
     needs_recipe = False
 
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        AsyncSqlShop(
+            self.engine
+        )  # as an application makes when it starts: asyncpg's connections are then the unit's kind
+
     async def add_one(self, key: int) -> None:
         async with AsyncSqlShop(self.engine) as uow:
             uow.items.add(new(key))
