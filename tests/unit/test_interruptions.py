@@ -166,7 +166,7 @@ def test_timeout_during_commit(sqlite: Engine) -> None:
                     await uow.commit()
 
             assert State.COMMITTED is bank.state
-            assert ["<SqlBank (root): committed>"] == caught.value.__cause__.__notes__  # type: ignore[union-attr]
+            assert ["<SqlBank (root): committed>"] == caught.value.__context__.__notes__  # type: ignore[union-attr]
 
     asyncio.run(main())
 
