@@ -12,13 +12,23 @@ import pytest
 from uow.adapters.sqlalchemy._outcomes import ledger_of
 from uow.testing import ChildProcess, pause_at
 
-from .transfers import Forks, World, told, transfer, transfer_within
+from .transfers import Forks, Urls, World, told, transfer, transfer_within
 
 FENCED = ("prepared:{}", "decide", "deciding")
 """Where the branch is prepared and nothing decided: a recovery that does not wait gives it up."""
 UNFENCED = ("prepare:{}",)
 DECIDED = ("decided", "finish:{}", "finished:{}", "forgotten", "done")
 PAIRS = ("postgresql+postgresql", "postgresql+mariadb", "sqlite+postgresql")
+
+
+def met_by_recovery(world: World, order: tuple[Urls, str, str], at: str) -> object:
+    """Let recovery come while the coordinator is at that point; return what its caller is told."""
+    with pause_at(at) as pause, ThreadPoolExecutor(1) as pool:
+        coordinator = pool.submit(told, lambda: transfer(*order))
+        pause.wait_reached()
+        world.recover()
+        pause.release()
+        return coordinator.result(60)
 
 
 @pytest.mark.parametrize(
@@ -29,13 +39,7 @@ PAIRS = ("postgresql+postgresql", "postgresql+mariadb", "sqlite+postgresql")
 def test_recovery_meets_a_coordinator(world: World, at: str, kept: bool) -> None:
     """The coordinator tells its caller what recovery has made of its work."""
     order = world.order()
-    with pause_at(at) as pause, ThreadPoolExecutor(1) as pool:
-        coordinator = pool.submit(told, lambda: transfer(*order))
-        pause.wait_reached()
-        world.recover()
-        pause.release()
-
-        assert kept == coordinator.result(60)
+    assert kept == met_by_recovery(world, order, at)
     assert kept == world.settled(order[2])
 
 
@@ -44,13 +48,7 @@ def test_recovery_meets_a_coordinator(world: World, at: str, kept: bool) -> None
 def test_recovery_cannot_disturb_a_coordinator_on_sqlite(world: World, at: str) -> None:
     """It has written there, so nobody else can: recovery leaves it alone, and the work is committed."""
     order = world.order()
-    with pause_at(at) as pause, ThreadPoolExecutor(1) as pool:
-        coordinator = pool.submit(told, lambda: transfer(*order))
-        pause.wait_reached()
-        world.recover()
-        pause.release()
-
-        assert coordinator.result(60)
+    assert met_by_recovery(world, order, at)
     assert world.settled(order[2])
 
 
