@@ -14,6 +14,7 @@ from uow.domain import Expression, Lock, Query, Repository
 from uow.errors import ConfigurationError, UnmappedEntity
 
 from ._criteria import compile_criterion, compile_order
+from ._loading import reader_of
 from ._mappings import kept
 from ._session import UnitSession
 
@@ -112,9 +113,13 @@ class SqlAlchemyGateway(Generic[E]):
             )
         return found
 
-    def _one(self, values: dict[str, object]) -> E | None:
+    def _one(self, key: dict[str, object]) -> E | None:
         """Do what the session's own get() does for an entity that it does not hold; that one makes the query anew."""
-        found: E | None = self._plain.scalars(self._known.by_key, values).unique().one_or_none()
+        reader = reader_of(self._known.mapper, self.session)
+        entities: list[E] | None = None if reader is None else reader.read(self.session, self._plain, key)
+        if entities is not None:
+            return entities[0] if entities else None
+        found: E | None = self._plain.scalars(self._known.by_key, key).unique().one_or_none()
         return found
 
     def select(self, query: Query, /) -> Sequence[E]:
