@@ -9,7 +9,7 @@ Without a pipeline they are one text, which is sent before the statement.
 
 import weakref
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from uow import Options
@@ -104,6 +104,21 @@ def _riding(base: Any, plain: Any) -> Any:
             commands = _waiting.pop(self.connection, None)
             if commands is None:
                 return base.execute(self, query, params, **options)
+            statement = partial(base.execute, self, query, params, **options)
+            if query and base is plain and _together(query, params):
+                self._send(commands, statement)
+                return self
+            self._send(commands, None)
+            return statement() if query else self
+
+        def executemany(self, *args: Any, **options: Any) -> Any:
+            commands = _waiting.pop(self.connection, None)
+            statement = partial(base.executemany, self, *args, **options)
+            if commands is None:
+                return statement()
+            return self._send(commands, statement)
+
+        def _send(self, commands: list[str], statement: Any) -> None:
             control = plain(self.connection)
             if self.connection in _joined:
                 try:
@@ -111,17 +126,18 @@ def _riding(base: Any, plain: Any) -> Any:
                 except Exception as error:
                     _blamed(error, commands, control)
                     raise
-                return base.execute(self, query, params, **options) if query else self
-            together = base is plain and _together(query, params)
+                if statement is not None:
+                    statement()
+                return
             failure: Exception | None = None
             pipeline = None
             try:
                 with self.connection.pipeline() as pipeline:
                     try:
-                        for command in commands:
+                        for command in _begun(pipeline, commands):
                             control.execute(command, prepare=False)
-                        if together:
-                            base.execute(self, query, params, **options)
+                        if statement is not None:
+                            statement()
                     except Exception as error:  # the end of the pipeline would only say that it was aborted
                         failure = error
             except Exception as error:
@@ -131,12 +147,6 @@ def _riding(base: Any, plain: Any) -> Any:
                 raise
             if failure is not None:
                 raise _blamed(failure, commands, control)
-            return self if together else base.execute(self, query, params, **options)
-
-        def executemany(self, *args: Any, **options: Any) -> Any:
-            if self.connection in _waiting:
-                self.connection.execute("")
-            return base.executemany(self, *args, **options)
 
     return Riding
 
@@ -156,6 +166,21 @@ def _riding_async(base: Any, plain: Any) -> Any:
             commands = _waiting.pop(self.connection, None)
             if commands is None:
                 return await base.execute(self, query, params, **options)
+            statement = partial(base.execute, self, query, params, **options)
+            if query and base is plain and _together(query, params):
+                await self._send(commands, statement)
+                return self
+            await self._send(commands, None)
+            return await statement() if query else self
+
+        async def executemany(self, *args: Any, **options: Any) -> Any:
+            commands = _waiting.pop(self.connection, None)
+            statement = partial(base.executemany, self, *args, **options)
+            if commands is None:
+                return await statement()
+            return await self._send(commands, statement)
+
+        async def _send(self, commands: list[str], statement: Any) -> None:
             control = plain(self.connection)
             if self.connection in _joined:
                 try:
@@ -163,18 +188,19 @@ def _riding_async(base: Any, plain: Any) -> Any:
                 except Exception as error:
                     _blamed(error, commands, control)
                     raise
-                return await base.execute(self, query, params, **options) if query else self
-            together = base is plain and _together(query, params)
+                if statement is not None:
+                    await statement()
+                return
             failure: Exception | None = None
             pipeline = None
             try:
                 async with self.connection.pipeline() as pipeline:
                     try:
-                        for command in commands:
+                        for command in _begun(pipeline, commands):
                             await control.execute(command, prepare=False)
-                        if together:
-                            await base.execute(self, query, params, **options)
-                    except Exception as error:
+                        if statement is not None:
+                            await statement()
+                    except Exception as error:  # the end of the pipeline would only say that it was aborted
                         failure = error
             except Exception as error:
                 failure = failure or error
@@ -183,12 +209,6 @@ def _riding_async(base: Any, plain: Any) -> Any:
                 raise
             if failure is not None:
                 raise _blamed(failure, commands, control)
-            return self if together else await base.execute(self, query, params, **options)
-
-        async def executemany(self, *args: Any, **options: Any) -> Any:
-            if self.connection in _waiting:
-                await self.connection.execute("")
-            return await base.executemany(self, *args, **options)
 
     return Riding
 
@@ -196,6 +216,15 @@ def _riding_async(base: Any, plain: Any) -> Any:
 def _together(query: object, params: object) -> bool:
     """Tell whether a statement can be part of a pipeline: a text with several of them cannot."""
     return bool(params) or not isinstance(query, str) or ";" not in query
+
+
+def _begun(pipeline: Any, commands: list[str]) -> list[str]:
+    """Send the BEGIN among *commands* as psycopg sends its own, but without waiting; return the rest."""
+    if not commands[0].startswith("BEGIN"):
+        return commands
+    pipeline.pgconn.send_query_params(commands[0].encode(), None)
+    pipeline.result_queue.append(None)
+    return commands[1:]
 
 
 def _abandon(pipeline: Any) -> None:
@@ -206,6 +235,7 @@ def _abandon(pipeline: Any) -> None:
 
 def _blamed(failure: Exception, commands: Sequence[str], control: Any) -> Exception:
     """Say so in *failure* if one of the commands that rode met it, and not the statement."""
-    if control.statusmessage is None or not commands[-1].startswith(control.statusmessage.split()[0]):
+    last, done = commands[-1], control.statusmessage
+    if not last.startswith("BEGIN") and (done is None or not last.startswith(done.split()[0])):
         failure.add_note(f"One of {', '.join(commands)} failed, which were sent together with this statement.")
     return failure

@@ -4,11 +4,12 @@ What PostgreSQL needs around a transaction.
 
 import math
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any, Protocol
 
 from attrs import frozen
 from sqlalchemy import CursorResult, Engine, RootTransaction, event
+from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import await_only
 
 from uow import Options
@@ -55,10 +56,12 @@ class PostgreSql(Backend):
     def prepare(self, connection: UnitConnection, options: Options) -> None:
         """Let the driver's BEGIN say what was asked for, which costs no statement."""
         super().prepare(connection, options)
-        if self.driver.lets_ride(connection, pipeline=self.pipelines):
+        rides = connection.rides = self.driver.lets_ride(connection, pipeline=self.pipelines)
+        connection.pipelined = rides and self.pipelines
+        if connection.pipelined:
+            self.touch(connection, partial(_drop, connection.driver))
+        elif rides:
             self.touch(connection)
-            connection.rides = True  # first: what follows may be cut off, and is to be undone then
-            connection.pipelined = self.pipelines
             connection.raw.set_autocommit(True)  # psycopg would send a BEGIN of its own, and wait
         elif options.isolation or options.read_only:
             self.touch(connection)
@@ -94,10 +97,10 @@ class PostgreSql(Backend):
     def confirm(self, connection: UnitConnection, *, wrote: bool) -> None:
         """Look at the status that the server sent with its last answer; asks nothing."""
         super().confirm(connection, wrote=wrote)
-        status = self.driver.status(connection.raw)
+        status = self.driver.status(connection)
         if status == "INERROR" and any(command.startswith("ROLLBACK") for command in waiting(connection.driver)):
             self.expose(connection)
-            status = self.driver.status(connection.raw)
+            status = self.driver.status(connection)
         if status == "INERROR":
             detail = "PostgreSQL had aborted the transaction: a statement sent past the session failed"
             raise DatabaseError(detail, "25P02")
@@ -106,7 +109,7 @@ class PostgreSql(Backend):
 
     def gone(self, connection: UnitConnection) -> bool:
         """Tell by the status that came with the last answer."""
-        return self.driver.status(connection.raw) == "IDLE"
+        return self.driver.status(connection) == "IDLE"
 
     def after_statement(self, connection: UnitConnection, result: CursorResult[Any]) -> None:
         """Look at the answer, unless none was waited for."""
@@ -117,7 +120,7 @@ class PostgreSql(Backend):
         """Send COMMIT and look at the tag of the answer."""
         connection.settle()
         connection.announce_commit()
-        if self.driver.status(connection.raw) != "IDLE":
+        if self.driver.status(connection) != "IDLE":
             self._end(connection, ["COMMIT"], "COMMIT")
         connection.end_committed()
 
@@ -160,9 +163,10 @@ class PostgreSql(Backend):
         try:
             if rode and not connection.closed and not connection.invalidated:
                 drop(connection.driver)
-                if self.driver.status(connection.raw) != "IDLE":
+                if self.driver.status(connection) != "IDLE":
                     connection.raw.rollback()
-                connection.raw.set_autocommit(False)
+                if not connection.pipelined:
+                    connection.raw.set_autocommit(False)
             if mode is not None and not connection.closed and not connection.invalidated:
                 connection.raw.rollback()
                 self.driver.set_mode(connection, mode)
@@ -171,6 +175,10 @@ class PostgreSql(Backend):
             raise
         finally:
             super().release(connection)
+
+
+def _drop(own: object, entry: ConnectionPoolEntry) -> None:
+    drop(own)  # which the entry has no more if it was invalidated
 
 
 def _gid(branch: Branch) -> str:
@@ -192,7 +200,7 @@ class _Driver(Protocol):
         """Return what must be one text with the end of the transaction, which does not stand for it."""
         ...
 
-    def status(self, raw: Any) -> str:
+    def status(self, connection: UnitConnection) -> str:
         """Return the status that came with the last answer, in the words of libpq: IDLE, INTRANS, INERROR."""
         ...
 
@@ -222,7 +230,10 @@ class _Psycopg:
     Both faces of psycopg.
     """
 
-    def __init__(self, engine: Engine) -> None: ...
+    def __init__(self, engine: Engine) -> None:
+        self.statuses: dict[int, str] = {
+            int(status): status.name for status in engine.dialect.loaded_dbapi.pq.TransactionStatus
+        }
 
     def lets_ride(self, connection: UnitConnection, *, pipeline: bool) -> bool:
         return serve(connection.driver, pipeline=pipeline)
@@ -233,9 +244,8 @@ class _Psycopg:
     def take_waiting(self, connection: UnitConnection) -> Sequence[str]:
         return take_joined(connection.driver)
 
-    def status(self, raw: Any) -> str:
-        name: str = raw.info.transaction_status.name
-        return name
+    def status(self, connection: UnitConnection) -> str:
+        return self.statuses[connection.driver.pgconn.transaction_status]
 
     def end(self, connection: UnitConnection, statement: str) -> str | None:
         own = connection.driver
@@ -248,7 +258,9 @@ class _Psycopg:
     def send_alone(self, connection: UnitConnection, statement: str) -> None:
         connection.raw.set_autocommit(True)
         self._send(connection, statement)
-        connection.raw.set_autocommit(connection.rides)  # where it failed, the connection is thrown away
+        connection.raw.set_autocommit(
+            connection.rides and not connection.pipelined
+        )  # where it failed, the connection is thrown away
 
     def _send(self, connection: UnitConnection, statement: str) -> str | None:
         answer = connection.driver.execute(statement)
@@ -298,8 +310,8 @@ class _Asyncpg:
     def take_waiting(self, connection: UnitConnection) -> Sequence[str]:
         return ()
 
-    def status(self, raw: Any) -> str:
-        return "INTRANS" if raw.driver_connection.is_in_transaction() else "IDLE"
+    def status(self, connection: UnitConnection) -> str:
+        return "INTRANS" if connection.driver.is_in_transaction() else "IDLE"
 
     def end(self, connection: UnitConnection, statement: str) -> str | None:
         # asyncpg must send COMMIT itself, or its next transaction would be a savepoint. It does so with the public
