@@ -28,13 +28,13 @@ class Journal:
 
     __slots__ = ("pending", "sink")
 
-    def __init__(self, pending: list[Event] | None = None) -> None:
-        self.pending: list[Event] = [] if pending is None else pending
+    def __init__(self, pending: tuple[Event, ...] = ()) -> None:
+        self.pending = pending
         self.sink: Callable[[Event], bool] | None = None
 
-    def __reduce__(self) -> tuple[type["Journal"], tuple[list[Event]]]:
+    def __reduce__(self) -> tuple[type["Journal"], tuple[tuple[Event, ...]]]:
         """Copy and pickle the events only: a copy of an aggregate is in no unit."""
-        return Journal, (list(self.pending),)
+        return Journal, (self.pending,)
 
 
 class Aggregate:
@@ -64,12 +64,12 @@ class Aggregate:
         demand_event(event)
         journal = journal_of(self)
         if journal.sink is None or not journal.sink(event):
-            journal.pending.append(event)
+            journal.pending += (event,)
 
     @property
     def pending_events(self) -> tuple[Event, ...]:
         """The events recorded while the aggregate was in no unit, oldest first."""
-        return tuple(journal_of(self).pending)
+        return journal_of(self).pending
 
 
 def demand_event(event: object) -> None:

@@ -90,14 +90,6 @@ class Gateway(Protocol[E]):
         """Take new entities into the unit."""
         ...
 
-    def twin(self, entity: E, /) -> E | None:
-        """Return the other object that the unit holds for the row that *entity* was read from or stored in."""
-        ...
-
-    def is_elsewhere(self, entity: E, /) -> bool:
-        """Tell whether another unit that is open holds *entity*."""
-        ...
-
     def remove(self, entity: E, /) -> bool:
         """Remove *entity*, or forget it if it was not written yet; False if it is not there to be removed."""
         ...

@@ -33,7 +33,7 @@ from ._retries import Retry
 from ._scope import Observer, Status, Transition
 from ._states import REFUSALS, TRANSITIONS, State, Verb, table
 from ._steps import Bridge, Steps, finish
-from ._transaction import Changes, Transaction, Watcher
+from ._transaction import Changes, NativeGateway, Transaction, Watcher
 from ._transactional import Propagation, transactional
 from ._unit import UnitOfWork
 
@@ -58,6 +58,7 @@ __all__ = [
     "Handlers",
     "Heuristic",
     "Lock",
+    "NativeGateway",
     "Observer",
     "Options",
     "Outcome",

@@ -165,8 +165,7 @@ class Context(Work):
                 self.close(broken=not clean)
         if self.ended_by is not None and not failures and not nested:
             failures.append(self.ended_by)
-        hooks = await self.hooks.call_all(scope.after_rollback)
-        if hooks:
+        if scope.after_rollback and (hooks := await self.hooks.call_all(scope.after_rollback)):
             failures.append(AfterRollbackFailed(f"Hooks failed after {scope.title} was rolled back", hooks))
         if failures:
             attach(reason, failures, f"while rolling back {scope.title}")

@@ -7,9 +7,10 @@ from typing import Any, Generic, TypeVar
 
 from attrs import define, field
 
-from uow.domain import Expression, Gateway, Lock, Query
+from uow.domain import Expression, Lock, Query
 
 from ._context import Context
+from ._transaction import NativeGateway
 from .errors import InvalidArgument
 
 __all__ = ["CheckedGateway"]
@@ -32,7 +33,7 @@ class CheckedGateway(Generic[E]):
 
     name: str
     context: Context
-    native: Gateway[E]
+    native: NativeGateway[E]
     entity: type[E] = field(init=False)
     """The entity's class."""
 
@@ -52,14 +53,6 @@ class CheckedGateway(Generic[E]):
     def add(self, entities: Sequence[E], /) -> None:
         """Take new entities into the unit."""
         self._write("add()", self._add, entities)
-
-    def twin(self, entity: E, /) -> E | None:
-        """Return the other object that the unit holds for the row of *entity*."""
-        return self.native.twin(entity)
-
-    def is_elsewhere(self, entity: E, /) -> bool:
-        """Tell whether another unit that is open holds *entity*."""
-        return self.native.is_elsewhere(entity)
 
     def remove(self, entity: E, /) -> bool:
         """Remove *entity*; False if it is not there."""
@@ -102,8 +95,8 @@ class CheckedGateway(Generic[E]):
 
     def _demand_only(self, verb: str, entity: E) -> None:
         """Raise if the unit would hold two objects for one row, or two units one object."""
-        twin = self.twin(entity) is not None
-        if not twin and not self.is_elsewhere(entity):
+        twin = self.native.twin(entity) is not None
+        if not twin and not self.native.is_elsewhere(entity):
             return
         key = tuple(getattr(entity, name) for name in self.key)
         named = f"{self.entity.__name__} {key[0] if len(key) == 1 else key!r}"

@@ -5,21 +5,20 @@ Who may use a unit: the thread and asyncio task that entered it.
 import asyncio
 import threading
 from threading import get_ident
-from typing import Any
 
 from attrs import define, field
 
 __all__ = ["Owner", "here"]
 
 
-def _task() -> "asyncio.Task[Any] | None":
-    loop = asyncio._get_running_loop()  # asked twice in every operation, and get_running_loop() would raise
-    return None if loop is None else asyncio.current_task(loop)
+# Asked twice in every operation; get_running_loop() would raise.
+_running_loop = asyncio._get_running_loop
 
 
 def here() -> tuple[int, object]:
     """Return the thread and task that runs this."""
-    return get_ident(), _task()
+    loop = _running_loop()
+    return get_ident(), None if loop is None else asyncio.current_task(loop)
 
 
 @define(eq=False)
@@ -37,7 +36,9 @@ class Owner:
     def stranger(self) -> str | None:
         """Return who is here, in words, if it is not the owner."""
         thread, task = self.home
-        if (get_ident() == thread and _task() is task) or self.handoff:
+        loop = _running_loop()
+        now = None if loop is None else asyncio.current_task(loop)
+        if (now is task and get_ident() == thread) or self.handoff:
             return None
         if get_ident() != thread:
             return f"it was entered in another thread than {threading.current_thread().name}"
@@ -53,7 +54,7 @@ class Owner:
         if not self._lock.acquire(blocking=wait):
             return False
         if self.handoff or wait:  # else another task is a stranger, and refused for that
-            task = _task()
+            task = here()[1]
             if self._depth and task is not (self._task if self.handoff else self.home[1]):
                 self._lock.release()
                 return False

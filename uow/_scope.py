@@ -10,7 +10,7 @@ from typing import Any, NoReturn, TypeAlias
 
 from attrs import define, field, frozen
 
-from uow.domain import Aggregate, Event, journal_of
+from uow.domain import Event, Journal
 
 from ._states import REFUSALS, TRANSITIONS, State, Verb
 from ._transaction import NOTHING, Changes
@@ -21,8 +21,6 @@ __all__ = ["Hook", "Observer", "Scope", "Status", "Transition"]
 logger = logging.getLogger("uow")
 
 Hook: TypeAlias = Callable[[], object]
-# Weak: an aggregate that nobody holds need not be made new again, and a long import must not hold all of them.
-_Added: TypeAlias = tuple["weakref.ref[Aggregate]", tuple[Event, ...]]
 
 
 @frozen
@@ -126,12 +124,13 @@ class Scope:
     before_commit: list[Hook] = field(init=False)
     after_commit: list[Hook] = field(init=False)
     after_rollback: list[Hook] = field(init=False)
-    added: list["_Added"] = field(init=False)
+    # Not the aggregates: one that nobody holds need not be made new again, and a long import must not hold all of them.
+    added: dict[Journal, tuple[Event, ...]] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.depth = 0 if self.parent is None else self.parent.depth + 1
         self.level = 0 if self.parent is None else self.parent.level + (not self.joined)
-        self.events, self.added = [], []  # a factory for each would take three times as long, and there are many scopes
+        self.events, self.added = [], {}  # a factory for each would take three times as long, and there are many scopes
         self.before_commit, self.after_commit, self.after_rollback = [], [], []
 
     @property
@@ -203,15 +202,12 @@ class Scope:
         parent.before_commit += self.before_commit
         parent.after_commit += self.after_commit
         parent.after_rollback += self.after_rollback
-        parent.added += self.added
+        for journal, events in self.added.items():
+            parent.added.setdefault(journal, events)
 
     def discard(self) -> None:
         """Forget what lives in this scope: it was rolled back. What was added is in no unit again."""
         self.events.clear()
-        for reference, events in reversed(self.added):  # the oldest has the last word
-            if (aggregate := reference()) is None:
-                continue
-            journal = journal_of(aggregate)
-            journal.sink = None
-            journal.pending[:] = events
+        for journal, events in self.added.items():
+            journal.sink, journal.pending = None, events
         self.added.clear()

@@ -12,9 +12,10 @@ from uow.domain import Gateway
 from ._outcomes import Claim, Outcome
 from .errors import CommitOutcomeUnknown, DatabaseError
 
-__all__ = ["NOTHING", "Changes", "Transaction", "Watcher"]
+__all__ = ["NOTHING", "Changes", "NativeGateway", "Transaction", "Watcher"]
 
 E = TypeVar("E")
+R = TypeVar("R")
 
 
 @frozen
@@ -38,8 +39,8 @@ class Changes:
     statements: int = 0
 
     def __add__(self, other: "Changes") -> "Changes":
-        if self is NOTHING or other is NOTHING:
-            return other if self is NOTHING else self
+        if not (self and other):
+            return self or other
         return Changes(
             self.added + other.added,
             self.changed + other.changed,
@@ -68,31 +69,43 @@ NOTHING = Changes()
 """No work."""
 
 
-@frozen
-class Watcher:
+class Watcher(Protocol):
     """
     How a transaction tells its unit what happens outside the unit's own calls.
-
-    Args:
-        run: Do an operation of that name under the unit's rules.
-
-        failed: The database reported an error.
-
-        ended: Something ended the transaction that was not the unit.
-
-        flushed: So much was written.
-
-        loaded: An entity came from the database.
-
-        added: An entity was taken in as new.
     """
 
-    run: Callable[..., Any]
-    failed: Callable[[DatabaseError], None]
-    ended: Callable[[CommitOutcomeUnknown], None]
-    flushed: Callable[[Changes], None]
-    loaded: Callable[[object], None]
-    added: Callable[[object], None]
+    def run(self, operation: str, call: Callable[..., R], /, *args: Any, **kwargs: Any) -> R:
+        """Do an operation of that name under the unit's rules."""
+        ...
+
+    def failed(self, error: DatabaseError, /) -> None:
+        """The database reported an error."""
+
+    def ended(self, error: CommitOutcomeUnknown, /) -> None:
+        """Something ended the transaction that was not the unit."""
+
+    def flushed(self, changes: Changes, /) -> None:
+        """So much was written."""
+
+    def loaded(self, entity: object, /) -> None:
+        """An entity came from the database."""
+
+    def added(self, entity: object, /) -> None:
+        """An entity was taken in as new."""
+
+
+class NativeGateway(Gateway[E], Protocol[E]):
+    """
+    What an adapter provides for one entity class: the unit keeps its rules in front of it.
+    """
+
+    def twin(self, entity: E, /) -> E | None:
+        """Return the other object that the unit holds for the row that *entity* was read from or stored in."""
+        ...
+
+    def is_elsewhere(self, entity: E, /) -> bool:
+        """Tell whether another unit that is open holds *entity*."""
+        ...
 
 
 class Transaction(Protocol):
@@ -107,7 +120,7 @@ class Transaction(Protocol):
         """Remember whom to tell; called once, before everything else."""
         ...
 
-    def gateway(self, entity: type[E], /) -> Gateway[E]:
+    def gateway(self, entity: type[E], /) -> NativeGateway[E]:
         """Return the primitives of the repository of *entity*; UnmappedEntity if there can be none."""
         ...
 

@@ -19,7 +19,7 @@ from ._owner import Owner
 from ._scope import Hook, Observer, Scope, Status
 from ._states import State, Verb
 from ._steps import Bridge
-from ._transaction import Changes, Transaction, Watcher
+from ._transaction import Changes, Transaction
 from .errors import (
     AlreadyDone,
     CommitOutcomeUnknown,
@@ -90,7 +90,7 @@ class Work:
         self.sink = _sink(weakref.ref(self))
         self.root = Scope(name, unit._label or "root", observers=self.observers, handle=weakref.ref(unit))
         self.stack = [self.root]
-        transaction.watch(Watcher(self.run, self.fail, self.ended, self.flushed, self.loaded, self.took_in))
+        transaction.watch(self)
         self.closed = False
 
     @property
@@ -159,7 +159,7 @@ class Work:
             self.check(operation)
             return call(*args, **kwargs)
         except DatabaseError as error:
-            self.fail(error)
+            self.failed(error)
             raise
         finally:
             owner.give()
@@ -178,7 +178,7 @@ class Work:
             "Use it from one at a time.",
         )
 
-    def fail(self, error: DatabaseError) -> None:
+    def failed(self, error: DatabaseError) -> None:
         """Mark what *error* breaks: the scope it happened in, or every open one if it dooms the unit."""
         if self.deciding:  # commit() says what becomes of the unit
             return
@@ -225,18 +225,18 @@ class Work:
         if isinstance(entity, Aggregate):
             journal = journal_of(entity)
             if journal.pending:  # recorded since an earlier unit
-                self.took_in(entity)
+                self.added(entity)
             journal.sink = self.sink
 
-    def took_in(self, entity: object) -> None:
+    def added(self, entity: object) -> None:
         """Bind an aggregate that was added, and take the events that waited in it."""
         if isinstance(entity, Aggregate):
             journal = journal_of(entity)
             scope = self.stack[-1]
-            scope.added.append((weakref.ref(entity), tuple(journal.pending)))
+            scope.added.setdefault(journal, journal.pending)
             if journal.pending:
-                scope.events.extend(journal.pending)
-                journal.pending.clear()
+                scope.events += journal.pending
+                journal.pending = ()
             journal.sink = self.sink
 
     def register(self, hook: Hook, kind: str) -> None:

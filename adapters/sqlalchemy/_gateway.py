@@ -65,6 +65,7 @@ class SqlAlchemyGateway(Generic[E]):
         self.attributes, self.key = self._known.attributes, self._known.key
         self.session = session
         self._plain = plain
+        self._take = plain.add
         self._dialect = dialect
 
     def add(self, entities: Sequence[E], /) -> None:
@@ -73,7 +74,7 @@ class SqlAlchemyGateway(Generic[E]):
             state = instance_state(entity)
             if state.key is not None and (state.was_deleted or state.deleted):
                 make_transient(entity)
-            self._plain.add(entity)  # add_all() would call the session's own add(), with its rules
+            self._take(entity)  # add_all() would call the session's own add(), with its rules
 
     def twin(self, entity: E, /) -> E | None:
         """Return the other object that the session holds under the identity of *entity*."""

@@ -21,8 +21,8 @@ __all__ = ["Added", "Level", "make_new"]
 _UNLOADED = frozenset({"write_only", "dynamic", "noload"})
 _IMMUTABLE = frozenset({str, int, float, bool, bytes, type(None), LoaderCallableStatus})
 _Entry: TypeAlias = tuple[object, dict[str, Any]]
-# Weak: an entity that nobody holds need not be made new again, and a long import must not hold all of them.
-Added: TypeAlias = tuple["weakref.ref[object]", dict[str, Any]]
+# Not the entities: one that nobody holds need not be made new again, and a long import must not hold all of them.
+Added: TypeAlias = dict[InstanceState[Any], dict[str, Any]]
 
 
 @define(eq=False)
@@ -60,24 +60,28 @@ class Level:
     wrote: bool = False
     tainted: bool = False
     unsettled: bool = False
-    added: list[Added] = field(init=False)
+    added: Added = field(init=False)
     removed: list["weakref.ref[object]"] = field(init=False)
     outer: dict[int, _Entry] = field(init=False)
     unsure: list[object] = field(init=False)
     returned: set[int] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.added, self.removed, self.unsure = [], [], []  # five factories would take three times as long
-        self.outer, self.returned = {}, set()
+        self.removed, self.unsure = [], []  # five factories would take three times as long
+        self.added, self.outer, self.returned = {}, {}, set()
 
-    def note_added(self, entity: object) -> None:
-        """Remember what *entity* was like when it was added."""
-        if self.outer and id(entity) in self.outer and not self._has_added(entity):
+    def note_added(self, state: InstanceState[Any], entity: object) -> None:
+        """Remember what *entity* was like when it was first added."""
+        if state in self.added:
+            return
+        if self.outer and id(entity) in self.outer:
             self.returned.add(id(entity))
-        self.added.append((weakref.ref(entity), vars(entity).copy()))
+        self.added[state] = vars(entity).copy()
 
-    def _has_added(self, entity: object) -> bool:
-        return any(reference() is entity for reference, _ in self.added)
+    def take_added(self, added: Added) -> None:
+        """Remember what was *added* later, too."""
+        for state, before in added.items():
+            self.added.setdefault(state, before)
 
     def note_outer(self, entities: Iterable[object]) -> None:
         """Remember the outer values of *entities* that are about to be written, or were changed and will not be."""
@@ -99,8 +103,10 @@ class Level:
         parent.wrote |= self.wrote
         parent.tainted |= self.tainted
         if self.returned:
-            parent.returned |= {number for number in self.returned if not parent._has_added(self.outer[number][0])}
-        parent.added += self.added
+            parent.returned |= {
+                number for number in self.returned if inspect(self.outer[number][0]) not in parent.added
+            }
+        parent.take_added(self.added)
         parent.removed += self.removed
         if parent.nested:
             for number, entry in self.outer.items():
@@ -120,12 +126,11 @@ class Level:
             _read_again(session, plain, stale)
 
 
-def make_new(added: Iterable[Added]) -> None:
+def make_new(added: Added) -> None:
     """Make entities as new as when they were added: what the database gave them, such as a key, is gone."""
-    for reference, before in reversed(list(added)):  # the oldest has the last word
-        if (entity := reference()) is None:
+    for state, before in added.items():
+        if state.obj() is None:
             continue
-        state: InstanceState[Any] = inspect(entity)
         mapper = state.mapper
         for key in _keys(mapper):
             if key not in before:

@@ -119,10 +119,10 @@ def _riding(base: Any, plain: Any) -> Any:
             return self._send(commands, statement)
 
         def _send(self, commands: list[str], statement: Any) -> None:
-            control = plain(self.connection)
+            control = None
             if self.connection in _joined:
                 try:
-                    control.execute("; ".join(commands), prepare=False)
+                    plain(self.connection).execute("; ".join(commands), prepare=False)
                 except Exception as error:
                     _blamed(error, commands, control)
                     raise
@@ -134,7 +134,9 @@ def _riding(base: Any, plain: Any) -> Any:
             try:
                 with self.connection.pipeline() as pipeline:
                     try:
-                        for command in _begun(pipeline, commands):
+                        begins = _begin(pipeline, commands[0])
+                        for command in commands[begins:]:
+                            control = control or plain(self.connection)
                             control.execute(command, prepare=False)
                         if statement is not None:
                             statement()
@@ -181,10 +183,10 @@ def _riding_async(base: Any, plain: Any) -> Any:
             return await self._send(commands, statement)
 
         async def _send(self, commands: list[str], statement: Any) -> None:
-            control = plain(self.connection)
+            control = None
             if self.connection in _joined:
                 try:
-                    await control.execute("; ".join(commands), prepare=False)
+                    await plain(self.connection).execute("; ".join(commands), prepare=False)
                 except Exception as error:
                     _blamed(error, commands, control)
                     raise
@@ -196,7 +198,9 @@ def _riding_async(base: Any, plain: Any) -> Any:
             try:
                 async with self.connection.pipeline() as pipeline:
                     try:
-                        for command in _begun(pipeline, commands):
+                        begins = _begin(pipeline, commands[0])
+                        for command in commands[begins:]:
+                            control = control or plain(self.connection)
                             await control.execute(command, prepare=False)
                         if statement is not None:
                             await statement()
@@ -218,13 +222,13 @@ def _together(query: object, params: object) -> bool:
     return bool(params) or not isinstance(query, str) or ";" not in query
 
 
-def _begun(pipeline: Any, commands: list[str]) -> list[str]:
-    """Send the BEGIN among *commands* as psycopg sends its own, but without waiting; return the rest."""
-    if not commands[0].startswith("BEGIN"):
-        return commands
-    pipeline.pgconn.send_query_params(commands[0].encode(), None)
-    pipeline.result_queue.append(None)
-    return commands[1:]
+def _begin(pipeline: Any, command: str) -> bool:
+    """Send *command* if it is BEGIN, as psycopg sends its own, but without waiting for the answer."""
+    begins = command.startswith("BEGIN")
+    if begins:
+        pipeline.pgconn.send_query_params(command.encode(), None)
+        pipeline.result_queue.append(None)
+    return begins
 
 
 def _abandon(pipeline: Any) -> None:
@@ -235,7 +239,7 @@ def _abandon(pipeline: Any) -> None:
 
 def _blamed(failure: Exception, commands: Sequence[str], control: Any) -> Exception:
     """Say so in *failure* if one of the commands that rode met it, and not the statement."""
-    last, done = commands[-1], control.statusmessage
-    if not last.startswith("BEGIN") and (done is None or not last.startswith(done.split()[0])):
+    last, done = commands[-1], control and control.statusmessage
+    if not last.startswith((done or "BEGIN").split()[0]):
         failure.add_note(f"One of {', '.join(commands)} failed, which were sent together with this statement.")
     return failure

@@ -200,7 +200,7 @@ def _loaded(session: UnitSession, entity: object) -> None:
 
 @event.listens_for(UnitSession, "transient_to_pending", raw=True)  # for each entity: SQLAlchemy would wrap it
 def _pending(session: UnitSession, state: InstanceState[Any]) -> None:
-    session.unit.took_in(state.obj())
+    session.unit.took_in(state)
 
 
 @event.listens_for(UnitSession, "before_flush")

@@ -31,6 +31,7 @@ from ._session import UnitSession
 __all__ = ["SqlAlchemyTransaction"]
 
 E = TypeVar("E")
+_NOTHING = Changes()
 
 
 class SqlAlchemyTransaction:
@@ -144,7 +145,7 @@ class SqlAlchemyTransaction:
         """Count what is not written yet."""
         session = self.session
         if session.is_clean:
-            return Changes()
+            return _NOTHING
         changed = sum(session.is_modified(entity) for entity in session.dirty)
         return Changes(len(session.new), changed, len(session.deleted))
 
@@ -294,7 +295,9 @@ class SqlAlchemyTransaction:
 
     def rollback(self) -> None:
         """Roll back at the root; what was added is new again, everything else stays as it is in memory."""
-        added = [entry for level in self.levels for entry in level.added]
+        added: Added = {}
+        for level in reversed(self.levels):  # the outermost has the last word
+            added |= level.added
         if added or any(level.removed for level in self.levels):
             self.plain.expunge_all()
         try:
@@ -304,7 +307,7 @@ class SqlAlchemyTransaction:
         finally:
             self._roll_back(added)
 
-    def _roll_back(self, added: list[Added]) -> None:
+    def _roll_back(self, added: Added) -> None:
         try:
             if self.prepared:
                 self._end_branch(commit=False)
@@ -314,8 +317,8 @@ class SqlAlchemyTransaction:
                 transaction.rollback()
                 self.checked_out.note_end(transaction)
         finally:
-            for reference, _ in added:
-                if (entity := reference()) is not None:
+            for state in added:
+                if (entity := state.obj()) is not None:
                     make_transient(entity)
             for reference in (reference for level in self.levels for reference in level.removed):
                 if (entity := reference()) is not None and inspect(entity).was_deleted:
@@ -386,9 +389,10 @@ class SqlAlchemyTransaction:
                 level.note_unsure(entity)
         self.watcher.loaded(entity)
 
-    def took_in(self, entity: object) -> None:
+    def took_in(self, state: InstanceState[Any]) -> None:
         """Take note of an entity that was added."""
-        self.levels[-1].note_added(entity)
+        entity = state.obj()
+        self.levels[-1].note_added(state, entity)
         self.watcher.added(entity)
 
     def about_to_flush(self) -> None:
