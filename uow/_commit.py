@@ -5,7 +5,7 @@ The root's commit: what runs before it, the decision, what runs after it.
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from ._context import Context
 from ._outcomes import KEPT, Outcomes, age, demand_token, new_token
@@ -27,6 +27,17 @@ ROUNDS = 100
 
 _PATIENCE = 10.0
 """How long a commit asks what became of it, in seconds."""
+
+
+class Titled(Protocol):
+    """
+    What messages can name.
+    """
+
+    @property
+    def title(self) -> str:
+        """How they name it."""
+        ...
 
 
 async def commit(context: Context, unit: Any) -> None:
@@ -58,7 +69,7 @@ async def commit(context: Context, unit: Any) -> None:
         raise
     root.move(Verb.DURABLE)
     try:
-        await announce(root.title, (context,), failures, [context.close])
+        await announce(root, (context,), failures, [context.close])
     except AfterCommitFailed as failed:
         if interrupt is None:
             raise
@@ -207,7 +218,7 @@ class _Causes:
 
 
 async def announce(
-    title: str,
+    committed: Titled,
     contexts: Sequence[Context],
     failures: Iterable[Exception],
     first: Iterable[Callable[[], object]],
@@ -216,7 +227,7 @@ async def announce(
     Run what waited for the commit; all of it, whatever fails.
 
     Args:
-        title: What was committed.
+        committed: What was committed.
 
         contexts: Its units.
 
@@ -231,7 +242,7 @@ async def announce(
         hooks += [partial(handler, event) for event in root.events for handler in handlers.after(event)]
     failures = [*failures, *await contexts[0].hooks.call_all(hooks)]
     if failures:
-        raise AfterCommitFailed(f"{title} was committed and stays so, but what ran after it failed", failures)
+        raise AfterCommitFailed(f"{committed.title} was committed and stays so, but what ran after it failed", failures)
 
 
 def _name(call: object) -> str:

@@ -112,7 +112,7 @@ class Group:
             member.context.root.move(Verb.DURABLE)
         contexts = [member.context for member in self.members]
         closes = [partial(member.context.close, broken=member in self.pending) for member in self.members]
-        await announce(self.title, contexts, self.failures, [*closes, self._forget])
+        await announce(self, contexts, self.failures, [*closes, self._forget])
         reached("done")
         if interrupt is not None:
             raise interrupt

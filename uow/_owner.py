@@ -44,14 +44,14 @@ class Owner:
             return f"it was entered in another thread than {threading.current_thread().name}"
         return "it was entered in another asyncio task"
 
-    def take(self, *, wait: bool) -> bool:
+    def take(self, wait: bool, /) -> bool:
         """
         Keep everybody else out until `give`; False if another thread or task is at work.
 
         Args:
             wait: Wait for another thread. Nobody can wait for another task of the same thread here.
         """
-        if not self._lock.acquire(blocking=wait):
+        if not self._lock.acquire(wait):
             return False
         if self.handoff or wait:  # else another task is a stranger, and refused for that
             task = here()[1]

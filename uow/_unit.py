@@ -28,7 +28,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 H = TypeVar("H", bound=Callable[[], object])
 # Most units are made with these, and one is made in every request.
-_RETRY, _OPTIONS, _NOTHING_ASKED = Retry(), Options(), (None, False, False, None, None)
+_RETRY, _OPTIONS, _HANDLERS, _NOTHING_ASKED = Retry(), Options(), Handlers(), (None, False, False, None, None)
 
 
 class UnitOfWork(Handle):
@@ -90,7 +90,7 @@ class UnitOfWork(Handle):
         asked = (isolation, read_only, deferrable, statement_timeout, lock_timeout)
         options = _OPTIONS if all(map(is_, asked, _NOTHING_ASKED)) else Options(*asked)
         super().__init__(
-            Settings(options, Handlers() if handlers is None else handlers, tuple(observers), strict, handoff, outcome)
+            Settings(options, _HANDLERS if handlers is None else handlers, tuple(observers), strict, handoff, outcome)
         )
         self._retry = retry or _RETRY
 

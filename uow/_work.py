@@ -153,7 +153,7 @@ class Work:
     def run(self, operation: str, call: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Do one operation under the rules: by its owner, in a scope that can work, one at a time."""
         owner = self.owner
-        if not owner.take(wait=False):
+        if not owner.take(False):
             raise self._busy(operation)
         try:
             self.check(operation)
@@ -166,7 +166,7 @@ class Work:
 
     def alone(self, operation: str, *, wait: bool = False) -> Owner:
         """Keep other threads out, in a ``with`` block, while *operation* is under way."""
-        if not self.owner.take(wait=wait):
+        if not self.owner.take(wait):
             raise self._busy(operation)
         return self.owner
 
