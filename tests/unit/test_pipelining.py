@@ -64,6 +64,10 @@ def add(engine: Engine, *numbers: str) -> None:
         bank.commit()
 
 
+def several(engine: Engine) -> None:
+    add(engine, "B", "C", "D")
+
+
 def get(engine: Engine) -> None:
     with SqlBank(engine) as bank:
         bank.accounts.get("A")
@@ -110,7 +114,7 @@ def empty(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("work", "trips"), [(add, 2), (get, 2), (change, 3), (nested, 101), (half_undone, 101), (empty, 2)]
+    ("work", "trips"), [(add, 2), (several, 2), (get, 2), (change, 3), (nested, 101), (half_undone, 101), (empty, 2)]
 )
 def test_control_costs_no_round_trip(engine: Engine, proxy: FaultProxy, work: Callable[..., None], trips: int) -> None:
     """Each data statement is one round trip, and the end of the transaction another; that is all."""
