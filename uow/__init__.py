@@ -30,10 +30,10 @@ from ._outcomes import KEPT, Claim, Outcome, Outcomes
 from ._points import reached
 from ._recovery import Doubt, Recovery, Unreachable, recover
 from ._retries import Retry
-from ._scope import Observer, Status, Transition
+from ._scope import Observer, Status, Transition, merged
 from ._states import REFUSALS, TRANSITIONS, State, Verb, table
 from ._steps import Bridge, Steps, finish
-from ._transaction import Changes, NativeGateway, Transaction, Watcher
+from ._transaction import Changes, Conflict, NativeGateway, Transaction, Watcher
 from ._transactional import Propagation, transactional
 from ._unit import UnitOfWork
 
@@ -48,6 +48,7 @@ __all__ = [
     "Bridge",
     "Changes",
     "Claim",
+    "Conflict",
     "Decision",
     "Distributed",
     "DistributedStatus",
@@ -94,6 +95,7 @@ __all__ = [
     "is_null",
     "last_agent_of",
     "like",
+    "merged",
     "not_",
     "reached",
     "recover",

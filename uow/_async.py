@@ -189,7 +189,7 @@ class AsyncUnitOfWork(ABC):
         if not self.state.open:
             whole = work if asynchronous else partial(self._call, work)
             return await run_async(self, self._core._retry, cast("Any", whole), *args, **kwargs)
-        directly(self._core._usable, "run()")
+        self._core._usable("run()", awaited=True)
         if asynchronous:
             raise Misuse("run()", repr(self), f"{work!r} is a coroutine function", "Await it: it is inside the unit.")
         return finished("run()", await self._call(work, *args, **kwargs))
@@ -246,7 +246,7 @@ class AsyncUnitOfWork(ABC):
 
     def _repository(self, attribute: RepositoryAttribute) -> AsyncRepository[Any]:
         """Return this unit's repository."""
-        made = directly(self._core._usable, attribute.operation).repositories
+        made = self._core._usable(attribute.operation, awaited=True).repositories
         repository: AsyncRepository[Any] | None = made.get(attribute)
         if repository is None:
             sync = directly(getattr, self._core, attribute.name)

@@ -10,7 +10,7 @@ from attrs import define, field
 from uow.domain import Expression, Lock, Query
 
 from ._context import Context
-from ._transaction import NativeGateway
+from ._transaction import Conflict, NativeGateway
 from .errors import InvalidArgument
 
 __all__ = ["CheckedGateway"]
@@ -86,23 +86,23 @@ class CheckedGateway(Generic[E]):
 
     def _add(self, entities: Sequence[E]) -> None:
         for entity in entities:
-            self._demand_only("add()", entity)
+            if (conflict := self.native.conflict(entity)) is not None:
+                raise self._refusal("add()", entity, conflict)
             self.native.add((entity,))
 
     def _remove(self, entity: E) -> bool:
-        self._demand_only("remove()", entity)
+        if (conflict := self.native.conflict(entity)) is not None:
+            raise self._refusal("remove()", entity, conflict)
         return self.native.remove(entity)
 
-    def _demand_only(self, verb: str, entity: E) -> None:
-        """Raise if the unit would hold two objects for one row, or two units one object."""
-        twin = self.native.twin(entity) is not None
-        if not twin and not self.native.is_elsewhere(entity):
-            return
+    def _refusal(self, verb: str, entity: E, conflict: Conflict) -> InvalidArgument:
+        """Return why the unit would hold two objects for one row, or two units one object."""
+        twin = conflict == "twin"
         key = tuple(getattr(entity, name) for name in self.key)
         named = f"{self.entity.__name__} {key[0] if len(key) == 1 else key!r}"
         problem = f"this unit already holds another object for {named}" if twin else f"another open unit holds {named}"
         hint = "Get this unit's own object from the repository, and change or remove that."
-        raise InvalidArgument(f"{self.name}.{verb}", problem, hint)
+        return InvalidArgument(f"{self.name}.{verb}", problem, hint)
 
     def _write(self, verb: str, call: Callable[..., Any], *args: object) -> Any:
         operation = f"{self.name}.{verb}"

@@ -278,12 +278,12 @@ class Handle(ABC):
             repository = context.repositories[attribute] = cast("Repository[Any]", attribute.repository(gateway))
         return repository
 
-    def _usable(self, operation: str) -> Context:
-        """Return the context if work may be done through this handle now."""
+    def _usable(self, operation: str, *, awaited: bool = False) -> Context:
+        """Return the context if work may be done now through this handle, or if *awaited* through its other face."""
         context, scope = self._context, self._scope
         if context is None or scope is None or scope.left:
             raise self._outside(operation)
-        context.check(operation)
+        context.check(operation, awaited=awaited)
         return context
 
     def _register(self, hook: H, kind: str) -> H:

@@ -6,7 +6,7 @@ import logging
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 from attrs import define, field, frozen
 
@@ -16,10 +16,12 @@ from ._states import REFUSALS, TRANSITIONS, State, Verb
 from ._transaction import NOTHING, Changes
 from .errors import DatabaseError, UnitOfWorkRolledBack
 
-__all__ = ["Hook", "Observer", "Scope", "Status", "Transition"]
+__all__ = ["Hook", "Observer", "Scope", "Status", "Transition", "merged"]
 
 logger = logging.getLogger("uow")
 
+K = TypeVar("K")
+V = TypeVar("V")
 Hook: TypeAlias = Callable[[], object]
 
 
@@ -93,6 +95,16 @@ class Status:
     written: Changes
     isolation: str | None
     age: float
+
+
+def merged(older: dict[K, V], younger: dict[K, V]) -> dict[K, V]:
+    """Put both in one of them, the larger: many scopes may be beside each other, or inside. The older value stays."""
+    if len(older) < len(younger):
+        younger.update(older)
+        return younger
+    for key, value in younger.items():
+        older.setdefault(key, value)
+    return older
 
 
 @define(eq=False)
@@ -202,8 +214,7 @@ class Scope:
         parent.before_commit += self.before_commit
         parent.after_commit += self.after_commit
         parent.after_rollback += self.after_rollback
-        for journal, events in self.added.items():
-            parent.added.setdefault(journal, events)
+        parent.added = merged(parent.added, self.added)
 
     def discard(self) -> None:
         """Forget what lives in this scope: it was rolled back. What was added is in no unit again."""

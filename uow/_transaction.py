@@ -3,7 +3,7 @@ What an adapter provides: the primitives of one database transaction. Every rule
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 from attrs import frozen
 
@@ -12,10 +12,11 @@ from uow.domain import Gateway
 from ._outcomes import Claim, Outcome
 from .errors import CommitOutcomeUnknown, DatabaseError
 
-__all__ = ["NOTHING", "Changes", "NativeGateway", "Transaction", "Watcher"]
+__all__ = ["NOTHING", "Changes", "Conflict", "NativeGateway", "Transaction", "Watcher"]
 
 E = TypeVar("E")
 R = TypeVar("R")
+Conflict: TypeAlias = Literal["twin", "elsewhere"]
 
 
 @frozen
@@ -99,12 +100,13 @@ class NativeGateway(Gateway[E], Protocol[E]):
     What an adapter provides for one entity class: the unit keeps its rules in front of it.
     """
 
-    def twin(self, entity: E, /) -> E | None:
-        """Return the other object that the unit holds for the row that *entity* was read from or stored in."""
-        ...
+    def conflict(self, entity: E, /) -> Conflict | None:
+        """
+        Tell what keeps *entity* out of the unit, if anything does.
 
-    def is_elsewhere(self, entity: E, /) -> bool:
-        """Tell whether another unit that is open holds *entity*."""
+        ``twin``: the unit holds another object for the row that it was read from or stored in. ``elsewhere``: another
+        unit that is open holds it.
+        """
         ...
 
 

@@ -128,9 +128,16 @@ class Work:
                 "Await the unit's own methods, or call synchronous code with `await uow.run(...)`.",
             )
 
-    def check(self, operation: str) -> Scope:
-        """Return the scope that *operation* belongs to, or raise why there can be no work now."""
-        if self.bridge is not None:
+    def check(self, operation: str, *, awaited: bool = False) -> Scope:
+        """
+        Return the scope that *operation* belongs to, or raise why there can be no work now.
+
+        Args:
+            operation: What errors call it.
+
+            awaited: Whether it is the asynchronous face's, which need not have come through the bridge.
+        """
+        if self.bridge is not None and not awaited:
             self.demand_inside(operation)
         if self.root.left:
             raise OutsideUnitOfWork(

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
+from uow import Conflict
 from uow.domain import Expression, Lock, Query, equalities, matches, ordered
 from uow.errors import UnmappedEntity
 
@@ -42,14 +43,9 @@ class FakeGateway(Generic[E]):
                 )
             self._unit.add(entity)
 
-    def twin(self, entity: E, /) -> E | None:
-        """Return the other object that the unit holds for the row of *entity*."""
-        held: E | None = self._unit.twin(entity)
-        return held
-
-    def is_elsewhere(self, entity: E, /) -> bool:
-        """Tell whether another unit that is open holds *entity*."""
-        return self._unit.is_elsewhere(entity)
+    def conflict(self, entity: E, /) -> Conflict | None:
+        """Tell whether the unit holds another object for its row, or another unit that is open holds *entity*."""
+        return self._unit.conflict(entity)
 
     def remove(self, entity: E, /) -> bool:
         """Remove *entity*; forget it if it was not written yet."""

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
+from uow import Conflict
 from uow.errors import UnmappedEntity
 
 from ._relations import Relation
@@ -37,12 +38,8 @@ class Unit(Protocol):
         """Take a new entity in."""
         ...
 
-    def twin(self, entity: Any) -> Any | None:
-        """Return the other object that the unit holds for the row of *entity*."""
-        ...
-
-    def is_elsewhere(self, entity: Any) -> bool:
-        """Tell whether another unit on the store that is open tracks *entity*."""
+    def conflict(self, entity: Any) -> Conflict | None:
+        """Tell whether the unit holds another object for its row, or another unit that is open tracks *entity*."""
         ...
 
     def remove(self, entity: Any) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from attrs import define, field
 
-from uow import Changes, Claim, Decision, Finished, Options, Outcome, Watcher
+from uow import Changes, Claim, Conflict, Decision, Finished, Options, Outcome, Watcher, merged
 from uow.errors import (
     ConnectionLost,
     DatabaseError,
@@ -79,12 +79,12 @@ class Level:
         parent.added += self.added
         parent.claims |= self.claims
         if parent.nested:
-            parent.touched = _joined(parent.touched, self.touched)
-            parent.written = _joined(parent.written, self.written)
-            parent.related = _joined(parent.related, self.related)
+            parent.touched = merged(parent.touched, self.touched)
+            parent.written = merged(parent.written, self.written)
+            parent.related = merged(parent.related, self.related)
         else:
             removed = {number: touched for number, touched in self.touched.items() if touched[0].removed}
-            parent.touched = _joined(parent.touched, removed)
+            parent.touched = merged(parent.touched, removed)
 
 
 class FakeTransaction:
@@ -204,20 +204,17 @@ class FakeTransaction:
             self.levels[-1].added.append((weakref.ref(tracked), before))
             self.watcher.added(entity)
 
-    def twin(self, entity: Any) -> Any | None:
-        """Return the other object that this unit holds for the row of *entity*."""
+    def conflict(self, entity: Any) -> Conflict | None:
+        """Tell whether this unit holds another object for its row, or another unit that is open tracks *entity*."""
         known = tracked_as(entity)
-        if known is None or known.base is None:
+        if known is None:
             return None
-        held = self._held((known.shape.entity, known.key))
-        return None if held is None or held is known else held.entity
-
-    def is_elsewhere(self, entity: Any) -> bool:
-        """Tell whether another unit on the store that is open tracks *entity*."""
-        known = tracked_as(entity)
-        if known is None or known.suspects is self._suspects:
-            return False
-        return any(other._suspects is known.suspects for other in self.store.transactions)
+        held = None if known.base is None else self._held((known.shape.entity, known.key))
+        if held is not None and held is not known:
+            return "twin"
+        if known.suspects is self._suspects:
+            return None
+        return "elsewhere" if any(other._suspects is known.suspects for other in self.store.transactions) else None
 
     def _held(self, name: Name) -> Tracked | None:
         """Return the entity that stands for the row *name*, if somebody uses it or it is to be written."""
@@ -716,16 +713,6 @@ def _in_key_order(changed: list[Tracked]) -> list[Tracked]:
         with suppress(TypeError):  # keys without an order
             several.sort(key=lambda tracked: tracked.key)
     return [tracked for several in classes.values() for tracked in several]
-
-
-def _joined(older: dict[K, V], newer: dict[K, V]) -> dict[K, V]:
-    """Return both, the older where they meet. The smaller goes into the larger: scopes may be a thousand deep."""
-    if len(older) < len(newer):
-        newer.update(older)
-        return newer
-    for key, value in newer.items():
-        older.setdefault(key, value)
-    return older
 
 
 def _revision_of(row: Row | None) -> int | None:

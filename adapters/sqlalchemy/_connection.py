@@ -160,7 +160,11 @@ class UnitConnection(Connection):
         Savepoints are named by depth, so that drivers prepare the same few statements once.
         """
         begins, ends = isinstance(clause, SavepointClause), isinstance(clause, RollbackToSavepointClause)
-        depth = len(self._savepoints) if begins else self._savepoints.index(clause.ident)
+        depth = len(self._savepoints)
+        if not begins:
+            depth -= 1
+            while self._savepoints[depth] != clause.ident:  # mostly the last, so from that end
+                depth -= 1
         name = f"uow_{depth + 1}"
         if not (begins and name == self._standing):
             self.waiting.append(f"{_CONTROL[type(clause)]} {name}")

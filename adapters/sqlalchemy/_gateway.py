@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Select, bindparam, func, inspect, literal,
 from sqlalchemy.orm import Mapper, Session, make_transient
 from sqlalchemy.orm.attributes import instance_state
 
+from uow import Conflict
 from uow.domain import Expression, Lock, Query, Repository
 from uow.errors import ConfigurationError, UnmappedEntity
 
@@ -76,21 +77,18 @@ class SqlAlchemyGateway(Generic[E]):
                 make_transient(entity)
             self._take(entity)  # add_all() would call the session's own add(), with its rules
 
-    def twin(self, entity: E, /) -> E | None:
-        """Return the other object that the session holds under the identity of *entity*."""
+    def conflict(self, entity: E, /) -> Conflict | None:
+        """Tell whether this session holds another object under its identity, or another session holds *entity*."""
         state = instance_state(entity)
-        if state.key is None or state.deleted or state.was_deleted:
-            return None
-        held: E | None = self.session.identity_map.get(state.key)
-        return None if held is entity else held
-
-    def is_elsewhere(self, entity: E, /) -> bool:
-        """Tell whether the session of another unit holds *entity*."""
-        state = instance_state(entity)
+        if state.key is not None and not (state.deleted or state.was_deleted):
+            held = self.session.identity_map.get(state.key)
+            if held is not None and held is not entity:
+                return "twin"
         session = state.session
         if session is None or session is self.session:
-            return False
-        return not state.deleted or session.in_transaction()  # what was removed stays in a session that has ended
+            return None
+        gone = state.deleted and not session.in_transaction()  # what was removed stays in a session that has ended
+        return None if gone else "elsewhere"
 
     def remove(self, entity: E, /) -> bool:
         """Remove *entity*; forget it if it was not written yet."""

@@ -14,6 +14,8 @@ from sqlalchemy.orm import InstanceState, Mapper, Session, SessionTransaction, m
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.orm.base import LoaderCallableStatus
 
+from uow import merged
+
 from ._mappings import kept
 
 __all__ = ["Added", "Level", "make_new"]
@@ -78,11 +80,6 @@ class Level:
             self.returned.add(id(entity))
         self.added[state] = vars(entity).copy()
 
-    def take_added(self, added: Added) -> None:
-        """Remember what was *added* later, too."""
-        for state, before in added.items():
-            self.added.setdefault(state, before)
-
     def note_outer(self, entities: Iterable[object]) -> None:
         """Remember the outer values of *entities* that are about to be written, or were changed and will not be."""
         for entity in entities:
@@ -106,11 +103,10 @@ class Level:
             parent.returned |= {
                 number for number in self.returned if inspect(self.outer[number][0]) not in parent.added
             }
-        parent.take_added(self.added)
+        parent.added = merged(parent.added, self.added)
         parent.removed += self.removed
         if parent.nested:
-            for number, entry in self.outer.items():
-                parent.outer.setdefault(number, entry)
+            parent.outer = merged(parent.outer, self.outer)
             parent.unsure += self.unsure
 
     def restore(self, session: Session, plain: Any) -> None:

@@ -87,7 +87,9 @@ class SqlAlchemyTransaction:
             )
         if not self.levels[-1].sent:
             self.open_levels()
-            for level in self.levels:
+            for level in reversed(self.levels):
+                if level.sent:
+                    break
                 level.sent = True
         if self.checked_out is None:
             if self.engine.dialect.is_async and not in_greenlet():
@@ -159,9 +161,11 @@ class SqlAlchemyTransaction:
 
     def open_levels(self) -> None:
         """Let SQLAlchemy begin the savepoints that were put off; it sends SAVEPOINT with the next statement."""
-        for level in self.levels:
-            if level.nested and level.handle is None:
-                level.handle = self.session.begin_savepoint()
+        first = len(self.levels)
+        while first > 1 and self.levels[first - 1].handle is None:
+            first -= 1
+        for level in self.levels[first:]:
+            level.handle = self.session.begin_savepoint()
 
     def release(self) -> None:
         """Release the savepoint, once the database still has the transaction."""
