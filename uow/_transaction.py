@@ -40,8 +40,10 @@ class Changes:
     statements: int = 0
 
     def __add__(self, other: "Changes") -> "Changes":
-        if not (self and other):
-            return self or other
+        if other is NOTHING or not other:
+            return self
+        if self is NOTHING:
+            return other
         return Changes(
             self.added + other.added,
             self.changed + other.changed,

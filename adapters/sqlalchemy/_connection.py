@@ -160,11 +160,8 @@ class UnitConnection(Connection):
         Savepoints are named by depth, so that drivers prepare the same few statements once.
         """
         begins, ends = isinstance(clause, SavepointClause), isinstance(clause, RollbackToSavepointClause)
-        depth = len(self._savepoints)
-        if not begins:
-            depth -= 1
-            while self._savepoints[depth] != clause.ident:  # mostly the last, so from that end
-                depth -= 1
+        open_ = self._savepoints
+        depth = len(open_) if begins else len(open_) - 1 - open_[::-1].index(clause.ident)  # mostly the last one
         name = f"uow_{depth + 1}"
         if not (begins and name == self._standing):
             self.waiting.append(f"{_CONTROL[type(clause)]} {name}")
