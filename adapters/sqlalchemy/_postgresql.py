@@ -258,9 +258,8 @@ class _Psycopg:
     def send_alone(self, connection: UnitConnection, statement: str) -> None:
         connection.raw.set_autocommit(True)
         self._send(connection, statement)
-        connection.raw.set_autocommit(
-            connection.rides and not connection.pipelined
-        )  # where it failed, the connection is thrown away
+        one_text = connection.rides and not connection.pipelined
+        connection.raw.set_autocommit(one_text)  # where it failed, the connection is thrown away
 
     def _send(self, connection: UnitConnection, statement: str) -> str | None:
         answer = connection.driver.execute(statement)
