@@ -189,13 +189,17 @@ class Context(Work):
         # A generator's block may be left by whichever thread or task collects the generator.
         if not isinstance(error, GeneratorExit) and (stranger := self.owner.stranger()) is not None:
             raise WrongTask("leave the block", scope.title, stranger, OWN_UNIT)
+        complaint = None
         try:
-            complaint = await self.end_inner(scope, error)
+            if not (self.stack and self.stack[-1] is scope):
+                complaint = await self.end_inner(scope, error)
             if scope.state.open:
-                if complaint is None and error is None:
-                    await self._end_in_peace(scope)
-                else:
+                if complaint is not None or error is not None:
                     await self.roll_back(scope, error or complaint)
+                elif scope.parent is not None:
+                    await self.release(scope)
+                else:
+                    await self._end_without_commit(scope)
             if error is None and (silent := complaint or _loss(scope)):
                 raise silent
         finally:
@@ -229,24 +233,21 @@ class Context(Work):
             await self.give_up(nested, error or complaint)
         return complaint
 
-    async def _end_in_peace(self, scope: Scope) -> None:
-        if scope.parent is not None:
-            await self.release(scope)
-        elif scope.state in (State.BROKEN, State.DOOMED):
-            raise await self.lose(scope)
-        else:
-            lost = scope.written + self.transaction.pending()
-            if lost and self.settings.strict:
-                error = UnitOfWorkRolledBack(
-                    scope.title,
-                    f"its block ended without commit() and with work in it ({lost})",
-                    "Call commit() to keep the work, or rollback() to say that it is not wanted.",
-                )
-                await self.roll_back(scope, error)
-                raise error
-            if lost:
-                logger.warning("%s was left without commit(): rolled back %s", scope.title, lost)
-            await self.roll_back(scope, None)
+    async def _end_without_commit(self, root: Scope) -> None:
+        if root.state in (State.BROKEN, State.DOOMED):
+            raise await self.lose(root)
+        lost = root.written + self.transaction.pending()
+        if lost and self.settings.strict:
+            error = UnitOfWorkRolledBack(
+                root.title,
+                f"its block ended without commit() and with work in it ({lost})",
+                "Call commit() to keep the work, or rollback() to say that it is not wanted.",
+            )
+            await self.roll_back(root, error)
+            raise error
+        if lost:
+            logger.warning("%s was left without commit(): rolled back %s", root.title, lost)
+        await self.roll_back(root, None)
 
     def close(self, *, broken: bool = False) -> None:
         """Give the connection back; from now on the unit is only what was loaded in it."""

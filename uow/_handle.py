@@ -177,7 +177,7 @@ class Handle(ABC):
     def _another(self, **changes: Any) -> Self:
         """Return a fresh handle that is made like this one."""
         unit = object.__new__(type(self))
-        vars(unit).update(vars(self), **{**_FRESH, **changes})
+        vars(unit).update(vars(self) | _FRESH | changes)
         return unit
 
     def _inside(self, context: Context, name: str, options: OptionValues) -> Self:

@@ -214,7 +214,8 @@ class Scope:
         parent.before_commit += self.before_commit
         parent.after_commit += self.after_commit
         parent.after_rollback += self.after_rollback
-        parent.added = merged(parent.added, self.added)
+        if self.added:
+            parent.added = merged(parent.added, self.added)
 
     def discard(self) -> None:
         """Forget what lives in this scope: it was rolled back. What was added is in no unit again."""
