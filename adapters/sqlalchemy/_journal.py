@@ -103,7 +103,8 @@ class Level:
             parent.returned |= {
                 number for number in self.returned if inspect(self.outer[number][0]) not in parent.added
             }
-        parent.added = merged(parent.added, self.added)
+        if self.added:
+            parent.added = merged(parent.added, self.added)
         parent.removed += self.removed
         if parent.nested:
             parent.outer = merged(parent.outer, self.outer)
