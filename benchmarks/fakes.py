@@ -1,10 +1,10 @@
 """
-Stores in memory that a unit adds one entity to: our fake, those of peers that are installed, and SQLite.
+Stores in memory that a unit adds one entity to: our fake, none at all, those of peers that are installed, and SQLite.
 """
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -12,6 +12,7 @@ from attrs import define
 from sqlalchemy import delete, insert
 from sqlalchemy.orm import Session
 
+from uow import Watcher
 from uow.adapters.memory import FakeUnitOfWork, Store
 
 from .databases import Database
@@ -44,6 +45,52 @@ class OurFake(InMemory):
         with self.unit() as unit:
             unit.items.add(new(key))
             unit.commit()
+
+
+class _Nothing:
+    """
+    A transaction that keeps nothing, and the gateway of its repositories.
+    """
+
+    entity = Item
+    begun = True
+
+    def watch(self, watcher: Watcher) -> None:
+        self.watcher = watcher
+
+    def gateway(self, entity: type) -> Any:
+        return self
+
+    def conflict(self, entity: object) -> None: ...
+
+    def add(self, entities: Sequence[object]) -> None:
+        for entity in entities:
+            self.watcher.added(entity)
+
+    def flush(self) -> None: ...
+
+    confirm = commit = flush
+
+    def close(self, *, broken: bool = False) -> None: ...
+
+
+class RulesShop(Shop):
+    def _begin(self) -> Any:
+        return _Nothing()
+
+    def _database(self) -> Any:
+        return self
+
+    _outcomes = _resource = _place = _database
+
+
+class RulesAlone(OurFake):
+    """What the port does, without any adapter: what a unit costs at least."""
+
+    name = "uow, the rules alone"
+
+    def unit(self) -> Any:
+        return RulesShop()
 
 
 class UnitOnSqlite(InMemory):
@@ -196,6 +243,7 @@ MISSING = [package for package in _PEERS if find_spec(package) is None]
 
 FAKES: list[type[Any]] = [
     OurFake,
+    RulesAlone,
     SessionOnSqlite,
     UnitOnSqlite,
     *(fake for package, fake in _PEERS.items() if package not in MISSING),

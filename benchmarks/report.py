@@ -23,6 +23,9 @@ _PACKAGES = (
     "pymysql",
     "aiomysql",
     "advanced-alchemy",
+    "zope.sqlalchemy",
+    "pyuow",
+    "django",
 )
 _Times = dict[tuple[str, str, int], float]
 

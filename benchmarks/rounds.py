@@ -55,7 +55,7 @@ class Round:
 
     def results(self, scenario: Scenario) -> Iterator[dict[str, Any]]:
         """Yield a record for each contestant that has the scenario."""
-        taking_part = [one for one in self.contestants if hasattr(one, scenario.method)]
+        taking_part = [one for one in self.contestants if getattr(one, scenario.method, None)]
         for one in taking_part:
             self._drive(one, self._prepare(one, scenario))
         times = self._take_turns(taking_part, scenario)
