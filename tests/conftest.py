@@ -2,6 +2,8 @@
 The databases that the tests run on; each starts with the first test that asks for it.
 """
 
+from collections.abc import Iterator
+
 import pytest
 from sqlalchemy import URL
 
@@ -13,6 +15,14 @@ pytest_plugins = ["pytester"]
 def pytest_configure() -> None:
     """Refuse a misspelt ``UOW_TEST_REQUIRE`` before any test runs."""
     required_databases()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_certificates() -> Iterator[None]:
+    """Let PyMySQL read none: from 1.2 it reads all of the machine for each connection, longer than a test takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pymysql.connections.SSL_ENABLED", False)
+        yield
 
 
 @pytest.fixture(scope="session")
