@@ -38,12 +38,15 @@ class _Known:
         key: The names of those that are the key.
 
         by_key: The query for one entity; always the same object, which SQLAlchemy has compiled then.
+
+        alone: Whether no relationship leads to others, which are added with an entity.
     """
 
     mapper: Mapper[Any]
     attributes: Collection[str]
     key: tuple[str, ...]
     by_key: Select[Any]
+    alone: bool
 
 
 class SqlAlchemyGateway(Generic[E]):
@@ -67,15 +70,21 @@ class SqlAlchemyGateway(Generic[E]):
         self.session = session
         self._plain = plain
         self._take = plain.add
+        self._take_alone = plain._save_or_update_impl
+        self._alone = self._known.alone and getattr(plain.add, "__func__", None) is Session.add
         self._dialect = dialect
 
     def add(self, entities: Sequence[E], /) -> None:
         """Take new entities into the session; one that was removed before is new again."""
         for entity in entities:
-            state = instance_state(entity)
+            state: Any = instance_state(entity)
             if state.key is not None and (state.was_deleted or state.deleted):
                 make_transient(entity)
-            self._take(entity)  # add_all() would call the session's own add(), with its rules
+            if self._alone and state.mapper is self._known.mapper:
+                state._orphaned_outside_of_session = False
+                self._take_alone(state)  # what add() does, but for a walk over relationships
+            else:
+                self._take(entity)  # add_all() would call the session's own add(), with its rules
 
     def conflict(self, entity: E, /) -> Conflict | None:
         """Tell whether this session holds another object under its identity, or another session holds *entity*."""
@@ -207,7 +216,7 @@ def _examined(mapper: Mapper[Any]) -> _Known:
         )
     key = tuple(mapper.get_property_by_column(column).key for column in mapper.primary_key)
     by_key = select(entity).where(*(getattr(entity, name) == bindparam(name) for name in key))
-    return _Known(mapper, mapper.column_attrs.keys(), key, by_key)
+    return _Known(mapper, mapper.column_attrs.keys(), key, by_key, not mapper.relationships)
 
 
 def _for_update(lock: Lock | None) -> Any:

@@ -131,9 +131,11 @@ def _added(session: Session) -> Shortcut | None:
     if plain is None or mapper.dispatch.before_insert or mapper.dispatch.after_insert:
         return None
     held = session.identity_map
+    owned = bool(mapper._delete_orphans)
     rows: list[dict[str, Any]] = []
     for state in states:
-        row = _row(plain, state.dict) if state.mapper is mapper and not mapper._is_orphan(state) else None
+        fits = state.mapper is mapper and not (owned and mapper._is_orphan(state))
+        row = _row(plain, state.dict) if fits else None
         if row is None:
             return None
         if len(held) and mapper.identity_key_from_primary_key([state.dict[name] for name in plain.key]) in held:

@@ -231,6 +231,30 @@ def test_sqlalchemy_ends_its_flush_with_what_the_short_way_calls(
     assert not session._new
 
 
+def test_sqlalchemy_adds_as_the_short_way_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its add() does what `SqlAlchemyGateway.add` does, and then looks where relationships lead."""
+    asked: list[str] = []
+    for owner, name in ((Session, "_save_or_update_impl"), (Mapper, "cascade_iterator")):
+        original = getattr(owner, name)
+
+        def call(self: Any, *args: Any, original: Any = original, name: str = name, **options: Any) -> Any:
+            asked.append(name)
+            return original(self, *args, **options)
+
+        monkeypatch.setattr(owner, name, call)
+    account = Account("A", "Ann")
+    state = inspect(account)
+    state._orphaned_outside_of_session = True
+    with Session() as session:
+        session.add(account)
+
+        assert not state._orphaned_outside_of_session
+        assert account in session
+    assert ["_save_or_update_impl", "cascade_iterator"] == asked
+    assert [] == [*inspect(Account).cascade_iterator("save-update", state)]
+    assert not inspect(Account)._delete_orphans
+
+
 def test_savepoints_are_named_by_depth(harness: SqlAlchemyHarness) -> None:
     """The names are few, so that a driver prepares each statement once; `status()` tells them."""
     with SqlBank(harness.engine) as bank:

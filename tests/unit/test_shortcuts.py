@@ -26,8 +26,9 @@ from sqlalchemy import (
     literal,
     select,
 )
-from sqlalchemy.orm import Session, column_property, composite, registry, relationship, sessionmaker
+from sqlalchemy.orm import Mapper, Session, column_property, composite, registry, relationship, sessionmaker
 
+from uow import Repository
 from uow.adapters.sqlalchemy import SqlAlchemyUnitOfWork
 from uow.adapters.sqlalchemy._shortcuts import shortcut_of
 from uow.errors import DatabaseError, StaleVersion, UniqueViolation
@@ -48,6 +49,11 @@ class Box:
 
 class Heavy(Part):
     pass
+
+
+class Parts(SqlAlchemyUnitOfWork):
+    parts: Repository[Part]
+    boxes: Repository[Box]
 
 
 @dataclass
@@ -432,3 +438,68 @@ def test_other_mappings_are_for_the_flush(engine: Engine, mapped: Any, map_it: C
         assert unit.session.dirty
         assert shortcut_of(unit.session) is None
         unit.commit()
+
+
+# ------------------------------------------------------------------------------------------------------ how it is added
+
+
+@pytest.fixture
+def walks(monkeypatch: pytest.MonkeyPatch) -> list[Mapper[Any]]:
+    """The mappers whose relationships SQLAlchemy walks over."""
+    seen: list[Mapper[Any]] = []
+    original = Mapper.cascade_iterator
+
+    def walk(self: Mapper[Any], *args: Any, **options: Any) -> Any:
+        seen.append(self)
+        return original(self, *args, **options)
+
+    monkeypatch.setattr(Mapper, "cascade_iterator", walk)
+    return seen
+
+
+def test_what_has_no_relationship_is_added_alone(engine: Engine, mapped: Any, walks: list[Mapper[Any]]) -> None:
+    """Nothing is looked for that would have to be added with it."""
+    map_plainly(mapped)
+    part = Part(1)
+    with Parts(engine) as unit:
+        unit.parts.add(part)
+
+        assert [part] == [*unit.session.new]
+        assert not walks
+
+        unit.commit()
+
+
+def test_what_relationships_lead_to_is_added_too(engine: Engine, mapped: Any) -> None:
+    """Those of the entity's own class, which may be an heir of the repository's."""
+    made, parts, boxes = mapped
+    made.map_imperatively(Box, boxes)
+    plain = made.map_imperatively(
+        Part, parts, include_properties=(*NAMES, "kind"), polymorphic_on=parts.c.kind, polymorphic_identity="p"
+    )
+    held = relationship(Box, primaryjoin=parts.c.box == boxes.c.number)
+    made.map_imperatively(Heavy, inherits=plain, polymorphic_identity="h", properties={"held": held})
+    heavy, box = Heavy(1), Box(7)
+    heavy.held = box  # type: ignore[attr-defined]
+    with Parts(engine) as unit:
+        unit.parts.add(heavy)
+
+        assert {heavy, box} == {*unit.session.new}
+
+        unit.commit()
+
+
+def test_a_session_with_an_add_of_its_own(engine: Engine, mapped: Any) -> None:
+    """It is called, whatever is added."""
+    map_plainly(mapped)
+    heard: list[object] = []
+
+    class Own(Session):
+        def add(self, instance: object, **options: Any) -> None:
+            heard.append(instance)
+            super().add(instance, **options)
+
+    with Parts(sessionmaker(engine, class_=Own)) as unit:
+        unit.parts.add(part := Part(1))
+        unit.commit()
+    assert [part] == heard
