@@ -368,6 +368,36 @@ def test_a_server_that_does_not_listen_is_a_reset() -> None:
                 engine.connect()
 
 
+def test_a_connection_that_gets_no_thread_is_a_reset(postgresql_url: URL, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for what never comes, and the next client is served."""
+    starts = iter([RuntimeError("can't start new thread")])
+    start = threading.Thread.start
+
+    def fail_once(self: threading.Thread) -> None:
+        for error in starts:
+            raise error
+        start(self)
+
+    with FaultProxy.to(postgresql_url) as proxy:
+        monkeypatch.setattr("uow.testing._proxy._Link.start", fail_once)
+        with socket.create_connection(("127.0.0.1", proxy.port), 30) as client, pytest.raises(ConnectionResetError):
+            client.recv(1)
+
+        engine = create_engine(proxy.url(postgresql_url))
+        with engine.connect() as connection:
+            assert 1 == connection.execute(text("SELECT 1")).scalar_one()
+        engine.dispose()
+
+
+def test_nobody_listens_once_it_is_closed() -> None:
+    """A client is refused then, and does not wait."""
+    with FaultProxy("127.0.0.1", 1) as proxy:
+        port = proxy.port
+
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
+
+
 def test_a_url_keeps_all_but_the_address() -> None:
     """Driver, user, database and options stay; a socket goes."""
     with FaultProxy("127.0.0.1", 1) as proxy:

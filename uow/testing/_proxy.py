@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from selectors import EVENT_READ, DefaultSelector
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -66,7 +67,6 @@ class FaultProxy:
         self._armed: list[Fault] = []
         self._all: list[Fault] = []
         self._links: list[_Link] = []
-        self._closing = False
         self._faults = 0
         self._round_trips = 0
 
@@ -89,6 +89,8 @@ class FaultProxy:
 
     def __enter__(self) -> "FaultProxy":
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self._port: int = self._listener.getsockname()[1]
+        self._bell, self._heard = socket.socketpair()
         self._accepting = threading.Thread(target=self._accept, name="fault proxy", daemon=True)
         self._accepting.start()
         return self
@@ -100,11 +102,8 @@ class FaultProxy:
 
     def close(self) -> None:
         """Close every connection and stop listening; a turn that a delay still holds is lost."""
-        self._closing = True
-        with suppress(OSError):
-            socket.create_connection(("127.0.0.1", self.port)).close()  # wakes the thread that accepts
+        self._bell.close()
         self._accepting.join()
-        self._listener.close()
         for link in self._links:
             link.cut()
         for fault in self._all:
@@ -115,8 +114,7 @@ class FaultProxy:
     @property
     def port(self) -> int:
         """The port that it listens on."""
-        port: int = self._listener.getsockname()[1]
-        return port
+        return self._port
 
     @property
     def faults(self) -> int:
@@ -227,19 +225,24 @@ class FaultProxy:
 
     def _accept(self) -> None:
         """Connect each client to the server; only this thread adds links, and it ends before they are cut."""
-        while True:
-            client, _ = self._listener.accept()
-            if self._closing:
-                client.close()
-                return
-            try:
-                server = _connected(self._server)
-            except OSError:
-                _reset(client)
-                continue
-            self._links = [link for link in self._links if link.is_alive()]
-            self._links.append(_Link(client, server, self._latency, self._meet))
-            self._links[-1].start()
+        with self._listener, self._heard, DefaultSelector() as news:  # whom nobody accepts any more is refused
+            news.register(self._listener, EVENT_READ)
+            news.register(self._heard, EVENT_READ)
+            while all(key.fileobj is self._listener for key, _ in news.select()):
+                client, _ = self._listener.accept()
+                try:
+                    server = _connected(self._server)
+                except OSError:
+                    _reset(client)
+                    continue
+                link = _Link(client, server, self._latency, self._meet)
+                try:
+                    link.start()
+                except RuntimeError:  # there is no thread to be had
+                    server.close()
+                    _reset(client)
+                    continue
+                self._links = [*(link for link in self._links if link.is_alive()), link]
 
 
 class Fault:
