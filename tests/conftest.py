@@ -2,12 +2,13 @@
 The databases that the tests run on; each starts with the first test that asks for it.
 """
 
+import os
 from collections.abc import Iterator
 
 import pytest
 from sqlalchemy import URL
 
-from uow.testing._databases import DATABASES, required_databases
+from uow.testing._databases import DATABASES, MARIADB_VARIABLE, required_databases
 
 pytest_plugins = ["pytester"]
 
@@ -19,9 +20,14 @@ def pytest_configure() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_certificates() -> Iterator[None]:
-    """Let PyMySQL read none: from 1.2 it reads all of the machine for each connection, longer than a test takes."""
+    """
+    Let PyMySQL read none, unless the server is somebody's own, which may want TLS.
+
+    From 1.2 on it reads all of the machine for each connection, which may take longer than a test.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pymysql.connections.SSL_ENABLED", False)
+        if MARIADB_VARIABLE not in os.environ:
+            patch.setattr("pymysql.connections.SSL_ENABLED", False)
         yield
 
 
