@@ -380,7 +380,7 @@ def test_a_connection_that_gets_no_thread_is_a_reset(postgresql_url: URL, monkey
 
     with FaultProxy.to(postgresql_url) as proxy:
         monkeypatch.setattr("uow.testing._proxy._Link.start", fail_once)
-        with socket.create_connection(("127.0.0.1", proxy.port), 30) as client, pytest.raises(ConnectionResetError):
+        with pytest.raises(ConnectionResetError), socket.create_connection(("127.0.0.1", proxy.port), 30) as client:
             client.recv(1)
 
         engine = create_engine(proxy.url(postgresql_url))
